@@ -1,0 +1,65 @@
+# The daily commands. Only Go and, for the race detector, a C compiler are needed; every other tool is
+# pinned in a module of its own under tools/ and built on first use.
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+
+BUF  := go tool -modfile=tools/buf/go.mod buf
+LINT := go tool -modfile=tools/lint/go.mod
+
+# Longest a test run and one fuzz target may take.
+TEST_TIMEOUT ?= 9m
+FUZZ_TIME    ?= 20s
+
+.DEFAULT_GOAL := build
+.PHONY: help build run test generate contract fmt lint bench fuzz clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build every command into bin/, statically linked
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+run: build ## Bring the whole system up on this machine and walk through the demo
+	bin/sallyport dev --demo
+
+# The end-to-end tests start the binaries in bin/, so these are built first.
+test: build ## Vet and test everything with the race detector
+	go vet ./...
+	CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) ./...
+
+generate: ## Regenerate Go from the proto files, then whatever go:generate asks for
+	$(BUF) generate
+	go generate ./...
+
+contract: ## Compare the proto files with the tables of the wire contract
+	@mkdir -p build/contract
+	$(BUF) build proto/v00 -o build/contract/0.0.binpb
+	$(BUF) build proto/mvp -o build/contract/0.0-mvp-credentials.binpb
+	go run ./test/contract/compare -tables test/contract \
+		0.0=build/contract/0.0.binpb \
+		0.0-mvp-credentials=build/contract/0.0-mvp-credentials.binpb:mvp
+
+fmt: ## Format Go and proto files
+	$(BUF) format -w
+	$(LINT) gofumpt -w $$(find . -name '*.go' -not -path './gen/*')
+
+# Slow the first time: the linters are compiled from source. golangci-lint also checks the format.
+lint: ## Lint Go and proto files, scan the dependencies for known vulnerabilities
+	$(BUF) lint
+	$(LINT) golangci-lint run ./...
+	$(LINT) govulncheck ./...
+
+bench: ## Run the benchmark programs and print one table
+	go run ./test/bench
+
+# Go fuzzes one target at a time, so that each is found by its declaration and run for FUZZ_TIME.
+fuzz: ## Fuzz every target for a short time
+	@grep -rnE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*\(' . | while IFS=: read -r file _ decl; do \
+		target=$${decl#func }; target=$${target%%(*}; \
+		echo "$$target in $$(dirname $$file)"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_TIME) "$$(dirname $$file)" || exit 1; \
+	done
+
+clean: ## Remove what the other targets built
+	rm -rf bin build
