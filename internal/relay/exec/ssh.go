@@ -97,11 +97,15 @@ func runSSH(ctx context.Context, s *relay.Session, req Request, sink Sink) (int3
 	if err := sess.Start(line); err != nil {
 		return 0, fault.Wrap(err, fault.Unavailable, "SSH_EXEC_REFUSED", "supervisor refused the command")
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() {
 		_ = sess.Signal(ssh.SIGTERM)
 		_ = sess.Close()
 	})
-	defer stop()
+	defer func() {
+		stop()
+		cancel()
+	}()
 	go feedSSH(ctx, sess, stdin, req)
 	return exitCode(sess.Wait())
 }

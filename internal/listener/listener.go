@@ -1,0 +1,267 @@
+// Package listener is the one port: TLS or plaintext, HTTP/1.1, HTTP/2 and gRPC on the same address.
+//
+// A connection whose client offers only HTTP/2 (every gRPC library does) goes straight to the gRPC server's own
+// transport, which has true backpressure and costs a fraction of the others. Everything else goes to net/http, where
+// plain HTTP is served and gRPC, gRPC-Web and Connect calls are passed on to the same gRPC server over an in-memory
+// HTTP/2 connection. The package knows no method and no identity beyond handing over the TLS state.
+package listener
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// Limits of the port. Windows follow one rule: a connection's window holds all its streams' windows, or one paused
+// stream would freeze the others.
+const (
+	// MaxMessage bounds an inbound gRPC message. The reference's limit is 1 MiB, yet its own clients send up to
+	// 4 MiB of standard input in one ExecSandbox message.
+	MaxMessage = 4<<20 + 64<<10
+	// MaxStreams bounds the concurrent streams of one connection.
+	MaxStreams       = 256
+	streamWindow     = 1 << 20
+	connWindow       = 16 << 20
+	handshakeTimeout = 10 * time.Second
+	headerTimeout    = 10 * time.Second
+	// maxHandshakes bounds connections that have not said yet what they are.
+	maxHandshakes = 1024
+	// MaxHeaderBytes bounds the header list of a request.
+	MaxHeaderBytes = 64 << 10
+)
+
+// GRPCOptions are the transport settings of the gRPC server behind the port. Clients of the protocol ping every
+// 10 s, also when idle; the default enforcement would disconnect them.
+func GRPCOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(handedOver{}),
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.MaxHeaderListSize(MaxHeaderBytes),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+	}
+}
+
+// Config is what a Port is made of.
+type Config struct {
+	// TLS is nil for plaintext. GetCertificate and ClientAuth are the caller's; NextProtos is set here.
+	TLS *tls.Config
+	// GRPC must have been made with GRPCOptions.
+	GRPC *grpc.Server
+	// HTTP answers everything that is not a gRPC, gRPC-Web or Connect call.
+	HTTP http.Handler
+	// FastPath sends connections that offer only HTTP/2 to the gRPC transport. Switch it off behind a proxy that
+	// mixes plain HTTP and gRPC on one HTTP/2 connection.
+	FastPath bool
+	Logger   *slog.Logger
+}
+
+// Port serves one address.
+type Port struct {
+	cfg    Config
+	native *queue
+	web    *queue
+	bridge *bridge
+	server *http.Server
+	slots  chan struct{}
+	wg     sync.WaitGroup
+}
+
+// New returns a Port.
+func New(cfg Config) (*Port, error) {
+	p := &Port{cfg: cfg, slots: make(chan struct{}, maxHandshakes)}
+	if cfg.TLS != nil {
+		c := cfg.TLS.Clone()
+		c.NextProtos = []string{"h2", "http/1.1"}
+		c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
+		p.cfg.TLS = c
+	}
+	b, err := newBridge(cfg.GRPC, cfg.HTTP)
+	if err != nil {
+		return nil, fmt.Errorf("set up the gRPC bridge: %w", err)
+	}
+	p.bridge = b
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	p.server = &http.Server{
+		Handler: b, TLSConfig: p.cfg.TLS, Protocols: protocols, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: 10 * time.Minute, MaxHeaderBytes: MaxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: streamWindow,
+			MaxReceiveBufferPerConnection: 128 * streamWindow,
+			SendPingTimeout:               20 * time.Second, PingTimeout: 10 * time.Second,
+		},
+	}
+	return p, nil
+}
+
+// Serve accepts connections from l until ctx ends, then drains: it stops accepting, tells HTTP/2 clients to go
+// away and waits up to grace for calls in flight before it cuts them.
+func (p *Port) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
+	p.native, p.web = newQueue(l.Addr()), newQueue(l.Addr())
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return ignoreClosed(p.cfg.GRPC.Serve(p.native)) })
+	group.Go(func() error { return ignoreClosed(p.cfg.GRPC.Serve(p.bridge.pipe)) })
+	group.Go(func() error { return ignoreClosed(p.server.Serve(p.web)) })
+	group.Go(func() error { return p.accept(gctx, l) })
+	group.Go(func() error {
+		<-gctx.Done()
+		_ = l.Close()
+		p.drain(grace)
+		return nil
+	})
+	err := group.Wait()
+	p.wg.Wait()
+	return err
+}
+
+func (p *Port) drain(grace time.Duration) {
+	deadline, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	graceful := make(chan struct{})
+	go func() {
+		p.cfg.GRPC.GracefulStop()
+		close(graceful)
+	}()
+	if err := p.server.Shutdown(deadline); err != nil {
+		_ = p.server.Close()
+	}
+	select {
+	case <-graceful:
+	case <-deadline.Done():
+		p.cfg.GRPC.Stop()
+		<-graceful
+	}
+	p.native.Close()
+	p.web.Close()
+	p.bridge.close()
+}
+
+func (p *Port) accept(ctx context.Context, l net.Listener) error {
+	pause := 5 * time.Millisecond
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			if conn != nil {
+				conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("accept: %w", err)
+			}
+			// Out of descriptors, most likely: wait rather than spin.
+			p.cfg.Logger.Error("accept a connection", "error", err)
+			timer := time.NewTimer(pause)
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			}
+			timer.Stop()
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		select {
+		case p.slots <- struct{}{}:
+		default:
+			// Too many strangers at the door: the newest waits outside.
+			conn.Close()
+			continue
+		}
+		p.wg.Go(func() {
+			defer func() { <-p.slots }()
+			p.route(ctx, conn)
+		})
+	}
+}
+
+// route finds out what a connection speaks and hands it over.
+func (p *Port) route(ctx context.Context, conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	var target *queue
+	var err error
+	if p.cfg.TLS != nil {
+		conn, target, err = p.routeTLS(ctx, conn)
+	} else {
+		conn, target, err = p.routePlain(conn)
+	}
+	if err != nil {
+		p.cfg.Logger.Debug("connection dropped before it spoke", "remote", conn.RemoteAddr().String(), "error", err)
+		conn.Close()
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	if !target.put(conn) {
+		conn.Close()
+	}
+}
+
+func (p *Port) routeTLS(ctx context.Context, raw net.Conn) (net.Conn, *queue, error) {
+	fast := false
+	cfg := p.cfg.TLS
+	outer := cfg.Clone()
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		fast = p.cfg.FastPath && len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == "h2"
+		if cfg.GetConfigForClient != nil {
+			return cfg.GetConfigForClient(hello)
+		}
+		return nil, nil
+	}
+	conn := tls.Server(raw, outer)
+	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(hctx); err != nil {
+		return conn, nil, fmt.Errorf("TLS handshake: %w", err)
+	}
+	if fast {
+		return conn, p.native, nil
+	}
+	return conn, p.web, nil
+}
+
+// preface is how every HTTP/2 client begins; the first four bytes are enough to tell.
+const preface = "PRI "
+
+func (p *Port) routePlain(raw net.Conn) (net.Conn, *queue, error) {
+	head := make([]byte, len(preface))
+	for n := 0; n < len(head); {
+		k, err := raw.Read(head[n:])
+		if err != nil {
+			return raw, nil, fmt.Errorf("read the first bytes: %w", err)
+		}
+		n += k
+		if head[0] != preface[0] {
+			return &replay{Conn: raw, head: head[:n]}, p.web, nil
+		}
+	}
+	conn := &replay{Conn: raw, head: head}
+	if p.cfg.FastPath && string(head) == preface {
+		return conn, p.native, nil
+	}
+	return conn, p.web, nil
+}
+
+func ignoreClosed(err error) error {
+	if err == nil || errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) || errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
