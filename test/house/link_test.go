@@ -29,7 +29,6 @@ var small = []ban{
 	{"github.com/prometheus", "metrics of a sandbox are the gateway's to keep"},
 	{"charm.land", "no one sits at its terminal"},
 	{"github.com/charmbracelet", "no one sits at its terminal"},
-	{"github.com/spf13/cobra", "one flag set is enough"},
 	{"modernc.org", "only the gateway stores"},
 	{"connectrpc.com", "it speaks gRPC only"},
 	{module + "/internal/api", "a client talks over the wire"},

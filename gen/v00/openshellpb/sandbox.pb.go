@@ -194,7 +194,7 @@ type SandboxSpec struct {
 	Template    *SandboxTemplate  `protobuf:"bytes,6,opt,name=template,proto3" json:"template,omitempty"`
 	// At most 262144 bytes encoded. Unset lets the supervisor bring its own, from its image.
 	Policy *sandboxpb.SandboxPolicy `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
-	// Names of attached providers, at most 32. Earlier ones win where two define one variable.
+	// Names of attached providers, at most 32.
 	Providers []string `protobuf:"bytes,8,rep,name=providers,proto3" json:"providers,omitempty"`
 	// Since aug.
 	ResourceRequirements *ResourceRequirements `protobuf:"bytes,9,opt,name=resource_requirements,json=resourceRequirements,proto3" json:"resource_requirements,omitempty"`
