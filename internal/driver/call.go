@@ -16,9 +16,6 @@ import (
 	"sallyport.dev/sallyport/internal/fault"
 )
 
-// errRPCTimeout is the cancel cause of a call that used up Config.RPCTimeout, apart from a caller's own deadline.
-var errRPCTimeout = errors.New("driver did not answer in time")
-
 type retryable struct{ grpc.EmptyCallOption }
 
 // Retryable marks a call that may be made twice: it is tried once more if the connection broke before an answer.
@@ -27,7 +24,8 @@ func Retryable() grpc.CallOption { return retryable{} }
 // Invoke makes one call within the bounds of Config. It is what generated clients use.
 func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	started := time.Now()
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.RPCTimeout, errRPCTimeout)
+	limit := started.Add(c.cfg.RPCTimeout)
+	ctx, cancel := context.WithDeadline(context.WithValue(ctx, callDeadline{}, limit), limit)
 	defer cancel()
 	again := false
 	for _, o := range opts {
@@ -125,9 +123,9 @@ func (c *Conn) judge(ctx context.Context, method string, err error, answered boo
 	switch {
 	case err == nil:
 		return nil, outcomeAlive
-	case ctx.Err() != nil:
+	case ctx.Err() != nil || status.Code(err) == codes.DeadlineExceeded && expiring(ctx):
 		o := outcomeNone
-		if errors.Is(context.Cause(ctx), errRPCTimeout) {
+		if c.timedOut(ctx) {
 			o = outcomeDead
 		}
 		return c.ended(ctx, method, err), o
@@ -142,15 +140,33 @@ func (c *Conn) judge(ctx context.Context, method string, err error, answered boo
 	}
 }
 
+// expiring tells whether ctx is about to end. The deadline travels to the driver, so that the driver's end of the
+// call can be seen a moment before one's own clock says the same.
+func expiring(ctx context.Context) bool {
+	const skew = 50 * time.Millisecond
+	at, ok := ctx.Deadline()
+	return ok && time.Until(at) < skew
+}
+
+// callDeadline is when Config.RPCTimeout of a call ends; a context that ends no earlier ended because of it.
+type callDeadline struct{}
+
+// timedOut tells whether ctx ended because of Config.RPCTimeout and not by its caller's own doing.
+func (c *Conn) timedOut(ctx context.Context) bool {
+	limit, ok := ctx.Value(callDeadline{}).(time.Time)
+	at, has := ctx.Deadline()
+	return ok && has && !at.Before(limit) && !errors.Is(ctx.Err(), context.Canceled)
+}
+
 // ended is the error of a call whose context ended.
 func (c *Conn) ended(ctx context.Context, method string, err error) error {
 	cause := &transportError{cause: err}
-	if errors.Is(context.Cause(ctx), errRPCTimeout) {
+	if c.timedOut(ctx) {
 		return fault.Wrap(cause, fault.Unavailable, ReasonTimeout, "%s driver at socket %s did not answer %s within %s",
 			c.cfg.Name, c.cfg.Socket, path.Base(method), c.cfg.RPCTimeout).
 			WithNext("look at the log of the %s driver or restart it, then try again", c.cfg.Name)
 	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if !errors.Is(ctx.Err(), context.Canceled) {
 		return fault.Wrap(cause, fault.DeadlineExceeded, ReasonCallEnded,
 			"the call's time ran out before the %s driver answered %s", c.cfg.Name, path.Base(method)).
 			WithNext("try again with a longer deadline")
