@@ -12,6 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"sallyport.dev/sallyport/driverkit"
 )
 
 // Command returns the driver's command line; version is what --version prints.
@@ -41,12 +44,12 @@ func Command(version string) *cobra.Command {
 			}
 			opts.Client, opts.Logger = NewHTTPClient(roots), logger
 			defer opts.Client.CloseIdleConnections()
-			serving := serveOptions{socket: socket, logger: logger}
+			serving := driverkit.Options{Socket: socket, Logger: logger, MaxMessageBytes: 64 << 10}
 			for _, uid := range uids {
 				if uid > 1<<32-2 {
 					return fmt.Errorf("--allow-uid %d: no user id", uid)
 				}
-				serving.uids = append(serving.uids, uint32(uid))
+				serving.AllowedUIDs = append(serving.AllowedUIDs, uint32(uid))
 			}
 			return run(cmd.Context(), opts, serving)
 		},
@@ -63,7 +66,7 @@ func Command(version string) *cobra.Command {
 }
 
 // run serves until ctx ends or the process is told to stop; HUP reloads the configuration.
-func run(ctx context.Context, opts Options, serving serveOptions) error {
+func run(ctx context.Context, opts Options, serving driverkit.Options) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
 	defer stop()
 	hup := make(chan os.Signal, 1)
@@ -93,7 +96,7 @@ func run(ctx context.Context, opts Options, serving serveOptions) error {
 		}
 	})
 	group.Go(func() error { driver.Run(ctx, reload); return nil })
-	group.Go(func() error { return serve(ctx, serving, driver.Register) })
+	group.Go(func() error { return driverkit.Serve(ctx, serving, func(s *grpc.Server) { driver.Register(s) }) })
 	return group.Wait()
 }
 

@@ -240,4 +240,3 @@ func (d *Driver) Close() {
 	d.mu.Unlock()
 	d.wg.Wait()
 }
-
