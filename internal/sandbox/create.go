@@ -1,0 +1,209 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sallyport.dev/sallyport/internal/driver/compute"
+	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/store"
+)
+
+// driverTimeout bounds a driver call that no longer hangs on a caller's context.
+const driverTimeout = 60 * time.Second
+
+// CreateRequest is what a caller asks for.
+type CreateRequest struct {
+	Workspace   string
+	Name        string
+	Labels      map[string]string
+	Annotations map[string]string
+	// Spec is required.
+	Spec *Spec
+	// Owner is the creating actor.
+	Owner string
+}
+
+// Create validates the request, stores the intent and has the driver make the sandbox. The call to the driver is
+// carried through even if the caller goes away meanwhile: an intent that is stored either becomes a sandbox or
+// disappears with everything the driver made for it.
+func (s *Service) Create(ctx context.Context, req CreateRequest) (*Sandbox, error) {
+	if err := validateCreate(&req); err != nil {
+		return nil, err
+	}
+	workspace := workspaceOr(req.Workspace)
+	if err := s.Providers.CheckAttachable(ctx, workspace, req.Spec.Providers); err != nil {
+		return nil, err
+	}
+	if req.Spec.Template.Image == "" {
+		image, err := s.image.get(ctx, s.Driver)
+		if err != nil {
+			return nil, err
+		}
+		req.Spec.Template.Image = image
+	}
+	if req.Name == "" {
+		req.Name = s.generateName(workspace)
+	}
+	o := &store.Object{
+		Kind: Kind, ID: uuid.NewString(), Workspace: workspace, Name: req.Name, Owner: req.Owner, Labels: req.Labels,
+	}
+	spec := driverSpec(o, req.Spec)
+	if err := s.Driver.Validate(ctx, spec); err != nil {
+		return nil, err
+	}
+	record := &Record{Annotations: req.Annotations, Spec: *req.Spec, DriverPhase: PhaseProvisioning}
+	var err error
+	if o.Payload, err = record.encode(); err != nil {
+		return nil, err
+	}
+	written, err := s.Store.Write(ctx, store.Create(o))
+	if errors.Is(err, store.ErrExists) {
+		return nil, fault.New(fault.AlreadyExists, "SANDBOX_EXISTS", "sandbox '%s' already exists", req.Name).
+			WithNext("choose another name, or delete the sandbox first")
+	}
+	if err != nil {
+		return nil, storeFault(err)
+	}
+	return s.finishCreate(ctx, written[0], spec)
+}
+
+// finishCreate runs the driver's part of a create detached from the caller.
+func (s *Service) finishCreate(ctx context.Context, o *store.Object, spec compute.Spec) (*Sandbox, error) {
+	type result struct {
+		sb  *Sandbox
+		err error
+	}
+	done := make(chan result, 1)
+	s.background.Go(func() {
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), driverTimeout)
+		defer cancel()
+		sb, err := s.launch(detached, o, spec)
+		if err != nil {
+			s.undo(detached, o, err)
+		}
+		done <- result{sb, err}
+	})
+	select {
+	case r := <-done:
+		return r.sb, r.err
+	case <-ctx.Done():
+		return nil, fault.Wrap(context.Cause(ctx), fault.Canceled, "CALLER_GONE", "the caller ended the call").
+			WithNext("the sandbox is still being created; look it up by name")
+	}
+}
+
+// launch has the driver create what is stored and records that it did.
+func (s *Service) launch(ctx context.Context, o *store.Object, spec compute.Spec) (*Sandbox, error) {
+	token, _, err := s.Tokens.Mint(o.ID)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Unavailable, "SANDBOX_TOKEN_MINT", "sandbox identity cannot be minted")
+	}
+	spec.Token = token
+	if err := s.Driver.Create(ctx, spec); err != nil {
+		return nil, err
+	}
+	accepted, err := s.edit(ctx, o.ID, func(r *Record) error {
+		if r.Accepted {
+			return store.ErrNoChange
+		}
+		r.Accepted = true
+		return nil
+	})
+	if err != nil {
+		return nil, notFound(err)
+	}
+	s.Logs.Append(o.ID, gatewayLine("INFO", "sandbox handed to the compute driver"))
+	return &Sandbox{Object: accepted.Object, Record: accepted.Record, Phase: PhaseProvisioning, Status: accepted.Conditions}, nil
+}
+
+// undo takes back a create that failed. A driver that clearly refused has made nothing, and asking it to delete by
+// name might hit somebody else's resource; after any other failure it may have carried the create out, so it is
+// asked to delete. If it cannot be asked, the row stays marked for deletion and reconciliation finishes the job.
+func (s *Service) undo(ctx context.Context, o *store.Object, cause error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), driverTimeout)
+	defer cancel()
+	var err error
+	switch {
+	case fault.Is(cause, fault.AlreadyExists), fault.Is(cause, fault.FailedPrecondition), fault.Is(cause, fault.InvalidArgument):
+		err = s.remove(ctx, o.ID)
+	default:
+		if err = s.markDeleted(ctx, o.ID); err == nil {
+			err = s.release(ctx, o.ID, o.Name, true)
+		}
+	}
+	if err != nil {
+		s.Logger.Warn("take back a failed create; will be retried", "sandbox_id", o.ID, "error", err)
+	}
+}
+
+// edit changes a sandbox's record by compare-and-swap.
+func (s *Service) edit(ctx context.Context, id string, change func(*Record) error) (*Sandbox, error) {
+	o, err := s.Store.Update(ctx, Kind, id, func(o *store.Object) error {
+		r := &Record{}
+		old, err := decode(o)
+		if err != nil {
+			return err
+		}
+		*r = *old
+		if err := change(r); err != nil {
+			return err
+		}
+		o.Payload, err = r.encode()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.compose(o)
+}
+
+// driverSpec is what the driver gets to see of a sandbox.
+func driverSpec(o *store.Object, spec *Spec) compute.Spec {
+	t := spec.Template
+	return compute.Spec{
+		ID: o.ID, Name: o.Name, Workspace: o.Workspace, LogLevel: spec.LogLevel, Environment: spec.Environment,
+		Template: compute.Template{
+			Image: t.Image, AgentSocket: t.AgentSocket, Labels: t.Labels, Environment: t.Environment,
+			Annotations: t.Annotations, RuntimeClass: t.RuntimeClassName, Resources: t.Resources,
+			VolumeClaimTemplates: t.VolumeClaimTemplates, DriverConfig: t.DriverConfig, UserNamespaces: t.UserNamespaces,
+		},
+		GPUs: spec.GPUs, GPUDevice: spec.GPUDevice, Command: spec.Command, TTY: spec.TTY,
+	}
+}
+
+func storeFault(err error) error {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
+		return err
+	}
+	if errors.Is(err, store.ErrConflict) {
+		return fault.Wrap(err, fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
+			WithNext("read the object again and retry")
+	}
+	return fault.Wrap(err, fault.Unavailable, "STORE_UNAVAILABLE", "the store cannot take writes").
+		WithNext("retry; if it persists, see the gateway's log and disk")
+}
+
+// defaultImage remembers the driver's default image once the driver could be asked.
+type defaultImage struct {
+	mu    sync.Mutex
+	known bool
+	image string
+}
+
+func (d *defaultImage) get(ctx context.Context, driver Driver) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.known {
+		caps, err := driver.Capabilities(ctx)
+		if err != nil {
+			return "", err
+		}
+		d.known, d.image = true, caps.DefaultImage
+	}
+	return d.image, nil
+}

@@ -1,0 +1,216 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"sallyport.dev/sallyport/internal/driver/compute"
+	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/store"
+)
+
+// retryInterval is how often unfinished creates and deletes are tried again while the driver stays connected.
+const retryInterval = 15 * time.Second
+
+// Follow feeds subscribers from committed writes until ctx ends.
+func (s *Service) Follow(ctx context.Context) error {
+	for ctx.Err() == nil {
+		w := s.Store.Watch(s.Store.Revision())
+		// Whatever was committed between two watchers is covered by one wake-up of everybody.
+		s.notify.pokeAll()
+		err := s.follow(ctx, w)
+		w.Close()
+		if err != nil && !errors.Is(err, store.ErrLagged) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) follow(ctx context.Context, w *store.Watcher) error {
+	for {
+		change, err := w.Next(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if change.Object.Kind == Kind {
+			s.notify.poke(change.Object.ID)
+		}
+	}
+}
+
+// Retry finishes creates and deletes that a crash or an absent driver left unfinished, until ctx ends.
+func (s *Service) Retry(ctx context.Context) error {
+	ticker := time.NewTicker(retryInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			s.retryDeletes(ctx)
+		}
+	}
+}
+
+func (s *Service) retryDeletes(ctx context.Context) {
+	for _, o := range s.Store.List(Kind, store.Query{AllWorkspaces: true}) {
+		r, err := decode(o)
+		if err != nil || r.DeletionTimestamp.IsZero() || time.Since(r.DeletionTimestamp) < retryInterval {
+			continue
+		}
+		if err := s.release(ctx, o.ID, o.Name, false); err != nil {
+			s.Logger.Warn("retry a deletion", "sandbox_id", o.ID, "error", err)
+			return
+		}
+	}
+}
+
+// Listed applies the driver's complete list, which it sends after every (re)connection: rows whose resource is
+// gone are removed, interrupted creates and deletes are finished. It implements compute.Sink.
+func (s *Service) Listed(ctx context.Context, snapshots []compute.Snapshot) {
+	listed := make(map[string]bool, len(snapshots))
+	for _, snap := range snapshots {
+		listed[snap.ID] = true
+		s.Changed(ctx, snap)
+	}
+	for _, o := range s.Store.List(Kind, store.Query{AllWorkspaces: true}) {
+		if ctx.Err() != nil {
+			return
+		}
+		r, err := decode(o)
+		if err != nil {
+			s.Logger.Error("read a stored sandbox", "sandbox_id", o.ID, "error", err)
+			continue
+		}
+		if err := s.repair(ctx, o, r, listed[o.ID]); err != nil {
+			s.Logger.Warn("repair a sandbox; will be retried", "sandbox_id", o.ID, "error", err)
+		}
+	}
+}
+
+// accept records that the driver has the sandbox.
+func (s *Service) accept(ctx context.Context, id string) error {
+	_, err := s.edit(ctx, id, func(r *Record) error {
+		if r.Accepted {
+			return store.ErrNoChange
+		}
+		r.Accepted = true
+		return nil
+	})
+	return err
+}
+
+// settleTime is how old an unaccepted row must be before it counts as interrupted rather than under way.
+const settleTime = 2 * driverTimeout
+
+// repair brings one row and the driver's resource back together.
+func (s *Service) repair(ctx context.Context, o *store.Object, r *Record, listed bool) error {
+	switch {
+	case !r.DeletionTimestamp.IsZero():
+		return s.release(ctx, o.ID, o.Name, false)
+	case listed && !r.Accepted:
+		return s.accept(ctx, o.ID)
+	case listed:
+		return nil
+	case !r.Accepted:
+		if s.underWay(o) {
+			return nil
+		}
+		return s.resume(ctx, o, r)
+	}
+	// A list may be older than the row; only the driver's word about this very sandbox counts.
+	_, err := s.Driver.Get(ctx, o.ID, o.Name)
+	if fault.Is(err, fault.NotFound) {
+		s.Logger.Warn("remove a sandbox whose resource is gone", "sandbox_id", o.ID, "sandbox", o.Name)
+		return s.remove(ctx, o.ID)
+	}
+	return err
+}
+
+// underWay tells whether a create may still be running in this process.
+func (s *Service) underWay(o *store.Object) bool {
+	return o.Revision > s.bootRevision && time.Since(o.CreatedAt) < settleTime
+}
+
+// resume carries out a create whose gateway died between storing the intent and hearing from the driver.
+func (s *Service) resume(ctx context.Context, o *store.Object, r *Record) error {
+	spec := r.Spec
+	_, err := s.launch(ctx, o, driverSpec(o, &spec))
+	switch {
+	case fault.Is(err, fault.AlreadyExists):
+		// The driver finished it after it made its list; its next snapshot tells.
+		return s.accept(ctx, o.ID)
+	case fault.Is(err, fault.FailedPrecondition), fault.Is(err, fault.InvalidArgument):
+		s.undo(ctx, o, err)
+	}
+	return err
+}
+
+// Changed applies one snapshot. Snapshots of unknown sandboxes are ignored, and a driver's own name for a
+// sandbox never renames it. It implements compute.Sink.
+func (s *Service) Changed(ctx context.Context, snap compute.Snapshot) {
+	_, err := s.edit(ctx, snap.ID, func(r *Record) error {
+		next := *r
+		next.DriverPhase = driverPhase(snap, r.DriverPhase)
+		if snap.HasStatus {
+			next.Conditions = conditions(snap.Conditions)
+			next.InstanceID, next.AgentFD, next.SandboxFD = snap.InstanceID, snap.AgentFD, snap.SandboxFD
+			next.DriverName = snap.SandboxName
+		}
+		if sameStatus(r, &next) {
+			return store.ErrNoChange
+		}
+		*r = next
+		return nil
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.Logger.Error("apply a driver's snapshot", "sandbox_id", snap.ID, "error", err)
+	}
+}
+
+// Deleted removes the row of a sandbox that the driver has removed. It implements compute.Sink.
+func (s *Service) Deleted(ctx context.Context, id string) {
+	if _, err := s.Store.Get(Kind, id); err != nil {
+		return
+	}
+	if err := s.remove(ctx, id); err != nil {
+		s.Logger.Error("remove a deleted sandbox", "sandbox_id", id, "error", err)
+	}
+}
+
+// Happened keeps a platform event. It implements compute.Sink.
+func (s *Service) Happened(_ context.Context, id string, e compute.PlatformEvent) {
+	if _, err := s.Store.Get(Kind, id); err != nil {
+		return
+	}
+	s.Logs.AddEvent(id, &sandboxlog.Event{
+		Time: e.Time, Source: e.Source, Type: e.Type, Reason: e.Reason, Message: e.Message, Metadata: e.Metadata,
+	})
+}
+
+func conditions(in []compute.Condition) []Condition {
+	out := make([]Condition, len(in))
+	for i, c := range in {
+		out[i] = Condition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, LastTransition: c.LastTransition}
+	}
+	return out
+}
+
+func sameStatus(a, b *Record) bool {
+	if a.DriverPhase != b.DriverPhase || a.InstanceID != b.InstanceID || a.AgentFD != b.AgentFD ||
+		a.SandboxFD != b.SandboxFD || a.DriverName != b.DriverName || len(a.Conditions) != len(b.Conditions) {
+		return false
+	}
+	for i := range a.Conditions {
+		if a.Conditions[i] != b.Conditions[i] {
+			return false
+		}
+	}
+	return true
+}

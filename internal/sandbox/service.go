@@ -1,0 +1,218 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"sallyport.dev/sallyport/internal/driver/compute"
+	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/store"
+)
+
+// Driver is the compute driver as this service needs it.
+type Driver interface {
+	Capabilities(ctx context.Context) (compute.Capabilities, error)
+	Validate(ctx context.Context, spec compute.Spec) error
+	Create(ctx context.Context, spec compute.Spec) error
+	Get(ctx context.Context, id, name string) (compute.Snapshot, error)
+	Delete(ctx context.Context, id, name string) (deleted bool, err error)
+}
+
+// Sessions tells which supervisors are connected.
+type Sessions interface {
+	Connected(sandboxID string) (instanceID string, ok bool)
+	Disconnect(sandboxID, reason string)
+}
+
+// Tokens mints sandbox identities.
+type Tokens interface {
+	Mint(sandboxID string) (token string, expires time.Time, err error)
+}
+
+// Providers tells whether a sandbox may use providers: all exist, and no two set one variable.
+type Providers interface {
+	CheckAttachable(ctx context.Context, workspace string, names []string) error
+}
+
+// Config is what a Service is made of. All fields are required.
+type Config struct {
+	Store     *store.Store
+	Driver    Driver
+	Sessions  Sessions
+	Tokens    Tokens
+	Providers Providers
+	Logs      *sandboxlog.Hub
+	Logger    *slog.Logger
+}
+
+// Service is the sandboxes' rules. It is safe for concurrent use.
+type Service struct {
+	Config
+	notify notifier
+	image  defaultImage
+	// background counts driver calls that outlive the request that began them.
+	background sync.WaitGroup
+	// bootRevision is the last write of an earlier process.
+	bootRevision uint64
+}
+
+// NewService returns a Service; Run must be running for watchers and driver reports to be served.
+func NewService(c Config) *Service {
+	return &Service{Config: c, bootRevision: c.Store.Revision(), notify: notifier{subs: map[string]map[*Subscription]struct{}{}}}
+}
+
+// Wait returns when every driver call that outlived its request has ended.
+func (s *Service) Wait() { s.background.Wait() }
+
+// NotFound is the answer about a sandbox that does not exist or is not the caller's.
+func NotFound() *fault.Error {
+	return fault.New(fault.NotFound, "SANDBOX_NOT_FOUND", "sandbox not found").
+		WithNext("list the sandboxes of this workspace")
+}
+
+// ByID returns a sandbox by its id.
+func (s *Service) ByID(id string) (*Sandbox, error) {
+	if id == "" {
+		return nil, fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "sandbox_id is required")
+	}
+	o, err := s.Store.Get(Kind, id)
+	if err != nil {
+		return nil, notFound(err)
+	}
+	return s.compose(o)
+}
+
+// ByName returns a sandbox by workspace and name.
+func (s *Service) ByName(workspace, name string) (*Sandbox, error) {
+	if name == "" {
+		return nil, fault.New(fault.InvalidArgument, "NAME_REQUIRED", "name is required")
+	}
+	o, err := s.Store.ByName(Kind, workspaceOr(workspace), name)
+	if err != nil {
+		return nil, notFound(err)
+	}
+	return s.compose(o)
+}
+
+// Query selects sandboxes of a list.
+type Query struct {
+	Workspace     string
+	AllWorkspaces bool
+	Labels        map[string]string
+	// Limit 0 means DefaultPage; larger than MaxPage is clamped.
+	Limit  uint32
+	Offset uint32
+}
+
+// Page sizes of lists.
+const (
+	DefaultPage = 100
+	MaxPage     = 1000
+)
+
+// List returns a page of sandboxes, oldest first, then by name.
+func (s *Service) List(q Query) ([]*Sandbox, error) {
+	if q.AllWorkspaces && q.Workspace != "" {
+		return nil, fault.New(fault.InvalidArgument, "WORKSPACE_CONFLICT", "all_workspaces and workspace are mutually exclusive")
+	}
+	limit := int(q.Limit)
+	if limit == 0 {
+		limit = DefaultPage
+	}
+	objects := s.Store.List(Kind, store.Query{
+		Workspace: workspaceOr(q.Workspace), AllWorkspaces: q.AllWorkspaces, Labels: q.Labels,
+		Offset: int(q.Offset), Limit: min(limit, MaxPage),
+	})
+	out := make([]*Sandbox, len(objects))
+	for i, o := range objects {
+		var err error
+		if out[i], err = s.compose(o); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// UsersOf returns the names of the sandboxes that use a provider.
+func (s *Service) UsersOf(workspace, provider string) []string {
+	var names []string
+	for _, o := range s.Store.List(Kind, store.Query{Workspace: workspaceOr(workspace)}) {
+		r, err := decode(o)
+		if err != nil {
+			continue
+		}
+		for _, p := range r.Spec.Providers {
+			if p == provider {
+				names = append(names, o.Name)
+				break
+			}
+		}
+	}
+	return names
+}
+
+func (s *Service) compose(o *store.Object) (*Sandbox, error) {
+	r, err := decode(o)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Internal, "SANDBOX_UNREADABLE", "stored sandbox cannot be read").
+			WithNext("restore the database from a backup, or delete this sandbox")
+	}
+	instance, connected := s.Sessions.Connected(o.ID)
+	type memo struct {
+		connected bool
+		instance  string
+	}
+	v, err := o.Memo(memo{connected, instance}, func() (any, error) {
+		sb := &Sandbox{Object: o, Record: r, Connected: connected, MainInstanceID: instance}
+		sb.Phase, sb.Status = compose(r, connected)
+		return sb, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*Sandbox), nil
+}
+
+func workspaceOr(w string) string {
+	if w == "" {
+		return DefaultWorkspace
+	}
+	return w
+}
+
+func notFound(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return NotFound()
+	}
+	return err
+}
+
+// Connected tells watchers that a supervisor has come. It implements relay.Observer.
+func (s *Service) Connected(_ context.Context, sandboxID, sessionID, _ string) {
+	s.Logs.Append(sandboxID, gatewayLine("INFO", "supervisor session connected", "session_id", sessionID))
+	s.notify.poke(sandboxID)
+}
+
+// Disconnected tells watchers that a supervisor has gone. It implements relay.Observer.
+func (s *Service) Disconnected(_ context.Context, sandboxID, sessionID, reason string) {
+	if _, err := s.Store.Get(Kind, sandboxID); err != nil {
+		return
+	}
+	s.Logs.Append(sandboxID, gatewayLine("WARN", "supervisor session ended: "+reason, "session_id", sessionID))
+	s.notify.poke(sandboxID)
+}
+
+func gatewayLine(level, message string, fields ...string) *sandboxlog.Line {
+	l := &sandboxlog.Line{Time: time.Now(), Level: level, Target: "sallyport", Message: message, Source: sandboxlog.SourceGateway}
+	if len(fields) > 0 {
+		l.Fields = make(map[string]string, len(fields)/2)
+		for i := 0; i+1 < len(fields); i += 2 {
+			l.Fields[fields[i]] = fields[i+1]
+		}
+	}
+	return l
+}

@@ -1,0 +1,156 @@
+// Package sandbox owns sandboxes: what they are, who may change them when, and how what the driver reports and
+// what the supervisor does become one phase. It speaks no wire dialect and reads no transport header; drivers,
+// sessions, providers and the store come in through its constructor.
+package sandbox
+
+import (
+	"encoding/json"
+	"sync/atomic"
+	"time"
+
+	"sallyport.dev/sallyport/internal/store"
+)
+
+// Kind is the store's kind of sandboxes.
+const Kind store.Kind = "sandbox"
+
+// DefaultWorkspace is meant by an empty workspace.
+const DefaultWorkspace = "default"
+
+// Phase is the state of a sandbox as clients see it. The values are the wire's, see SandboxPhase of openshell.v1.
+type Phase int32
+
+const (
+	PhaseUnspecified  Phase = 0
+	PhaseProvisioning Phase = 1
+	PhaseReady        Phase = 2
+	PhaseError        Phase = 3
+	PhaseDeleting     Phase = 4
+	PhaseUnknown      Phase = 5
+	PhaseStopping     Phase = 6
+	PhaseStopped      Phase = 7
+	PhaseStarting     Phase = 8
+)
+
+// Condition is one observation about a sandbox, in the manner of Kubernetes.
+type Condition struct {
+	Type           string `json:"type"`
+	Status         string `json:"status"`
+	Reason         string `json:"reason,omitempty"`
+	Message        string `json:"message,omitempty"`
+	LastTransition string `json:"lastTransition,omitempty"`
+}
+
+// Condition types.
+const (
+	ConditionReady     = "Ready"
+	ConditionSuspended = "Suspended"
+	// ConditionIsolation is set by drivers that report what isolation a sandbox really has.
+	ConditionIsolation = "Isolation"
+)
+
+// Template is the image and its surroundings.
+type Template struct {
+	Image            string            `json:"image,omitempty"`
+	RuntimeClassName string            `json:"runtimeClassName,omitempty"`
+	AgentSocket      string            `json:"agentSocket,omitempty"`
+	Labels           map[string]string `json:"labels,omitempty"`
+	Annotations      map[string]string `json:"annotations,omitempty"`
+	Environment      map[string]string `json:"environment,omitempty"`
+	// Resources, VolumeClaimTemplates and DriverConfig pass through as JSON objects.
+	Resources            map[string]any `json:"resources,omitempty"`
+	VolumeClaimTemplates map[string]any `json:"volumeClaimTemplates,omitempty"`
+	DriverConfig         map[string]any `json:"driverConfig,omitempty"`
+	UserNamespaces       *bool          `json:"userNamespaces,omitempty"`
+}
+
+// Spec is what the creator asked for. It does not change after creation.
+type Spec struct {
+	LogLevel    string            `json:"logLevel,omitempty"`
+	Environment map[string]string `json:"environment,omitempty"`
+	Template    Template          `json:"template"`
+	// Policy is an encoded openshell.sandbox.v1.SandboxPolicy, empty for none. It passes through whole.
+	Policy    []byte   `json:"policy,omitempty"`
+	Providers []string `json:"providers,omitempty"`
+	// GPUs is the number of GPUs asked for; nil for none, 0 for "any number" of the older generation.
+	GPUs      *uint32  `json:"gpus,omitempty"`
+	GPUDevice string   `json:"gpuDevice,omitempty"`
+	Command   []string `json:"command,omitempty"`
+	TTY       bool     `json:"tty,omitempty"`
+}
+
+// Record is the stored state of a sandbox: what was asked for and what the driver last said. Whether the
+// supervisor is connected is not stored; it is composed on reading.
+type Record struct {
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Spec        Spec              `json:"spec"`
+	// Accepted is false from the moment the intent is stored until the driver took it over.
+	Accepted bool `json:"accepted"`
+	// DeletionTimestamp is set once deletion was asked for; the row goes when the driver has nothing left.
+	DeletionTimestamp time.Time `json:"deletionTimestamp,omitzero"`
+	// DriverPhase is what the driver's last snapshot alone amounts to.
+	DriverPhase Phase `json:"driverPhase"`
+	// Driver fields are copied from the last snapshot.
+	Conditions []Condition `json:"conditions,omitempty"`
+	InstanceID string      `json:"instanceId,omitempty"`
+	AgentFD    string      `json:"agentFd,omitempty"`
+	SandboxFD  string      `json:"sandboxFd,omitempty"`
+	DriverName string      `json:"driverName,omitempty"`
+	// PolicyVersion is the policy revision that the supervisor reported as loaded, 0 for none.
+	PolicyVersion uint32 `json:"policyVersion,omitempty"`
+	// PolicyError is the supervisor's last load error.
+	PolicyError string `json:"policyError,omitempty"`
+	// ExitCode and ExitInstance record the main process's end.
+	ExitCode     *int32 `json:"exitCode,omitempty"`
+	ExitInstance string `json:"exitInstance,omitempty"`
+}
+
+// Sandbox is one sandbox as callers see it: the stored row, decoded, composed with its session. It is shared
+// between readers and never changed.
+type Sandbox struct {
+	// Object is the stored row; ID, name, workspace, owner, labels, version and times are read from it.
+	Object *store.Object
+	*Record
+	Phase Phase
+	// Status is Record.Conditions with the session taken into account.
+	Status []Condition
+	// MainInstanceID is the connected supervisor's instance id.
+	MainInstanceID string
+	// Connected tells whether a supervisor session is live.
+	Connected bool
+
+	wire atomic.Pointer[[]byte]
+}
+
+// Wire returns what build made of this very state of the sandbox, made once. It is where an edge keeps the
+// encoded form that most reads answer with.
+func (s *Sandbox) Wire(build func(*Sandbox) ([]byte, error)) ([]byte, error) {
+	if b := s.wire.Load(); b != nil {
+		return *b, nil
+	}
+	b, err := build(s)
+	if err != nil {
+		return nil, err
+	}
+	s.wire.Store(&b)
+	return b, nil
+}
+
+type recordKey struct{}
+
+// decode returns the object's record, decoded once a version.
+func decode(o *store.Object) (*Record, error) {
+	v, err := o.Memo(recordKey{}, func() (any, error) {
+		r := &Record{}
+		if err := json.Unmarshal(o.Payload, r); err != nil {
+			return nil, err
+		}
+		return r, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*Record), nil
+}
+
+func (r *Record) encode() ([]byte, error) { return json.Marshal(r) }
