@@ -209,7 +209,7 @@ func (w *writer) nameTaken(o *Object, before []change) bool {
 		if holder != nil && c.old == holder {
 			holder = nil
 		}
-		if c.new != nil && nameOf(c.new) == key {
+		if c.new != nil && c.new.Name == o.Name && nameOf(c.new) == key {
 			holder = c.new
 		}
 	}

@@ -5,7 +5,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,6 +35,8 @@ type DB struct {
 	conn *sql.Conn
 	turn chan struct{} // holds one token while the connection is free
 	stmt statements
+
+	prepared []*sql.Stmt // all of stmt, to close them
 }
 
 type statements struct {
@@ -141,10 +142,12 @@ func (d *DB) prepare(ctx context.Context) error {
 		{&d.stmt.revision, `SELECT revision FROM store_meta WHERE id = 1`},
 		{&d.stmt.mark, `UPDATE store_meta SET revision = $1 WHERE id = 1`},
 	} {
-		var err error
-		if *s.to, err = d.conn.PrepareContext(ctx, s.query); err != nil {
+		prepared, err := d.conn.PrepareContext(ctx, s.query)
+		if err != nil {
 			return fmt.Errorf("prepare statement: %w", err)
 		}
+		*s.to = prepared
+		d.prepared = append(d.prepared, prepared)
 	}
 	return nil
 }
@@ -161,37 +164,6 @@ func (d *DB) acquire(ctx context.Context) error {
 
 func (d *DB) release() { d.turn <- struct{}{} }
 
-// Load implements store.Backend.
-func (d *DB) Load(ctx context.Context, add func(*store.Object) error) (revision uint64, err error) {
-	if err := d.acquire(ctx); err != nil {
-		return 0, err
-	}
-	defer d.release()
-	rows, err := d.conn.QueryContext(ctx, `SELECT id, object_type, workspace, name, owner, labels, payload,
-		resource_version, revision, created_at_ms, updated_at_ms FROM objects`)
-	if err != nil {
-		return 0, fmt.Errorf("load objects: %w", err)
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	r := newReader()
-	for rows.Next() {
-		o, err := r.object(rows)
-		if err != nil {
-			return 0, fmt.Errorf("load object: %w", err)
-		}
-		if err := add(o); err != nil {
-			return 0, err
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return 0, fmt.Errorf("load objects: %w", err)
-	}
-	if err := d.stmt.revision.QueryRowContext(ctx).Scan(&revision); err != nil {
-		return 0, fmt.Errorf("load revision: %w", err)
-	}
-	return revision, nil
-}
-
 // Ping implements store.Backend.
 func (d *DB) Ping(ctx context.Context) error {
 	if err := d.acquire(ctx); err != nil {
@@ -206,6 +178,10 @@ func (d *DB) Ping(ctx context.Context) error {
 // Close implements store.Backend. It copies the log back into the file and lets other processes in.
 func (d *DB) Close() error {
 	var errs []error
+	// An open statement would keep SQLite's connection half alive, with its locks and its log.
+	for _, s := range d.prepared {
+		errs = append(errs, s.Close())
+	}
 	if d.conn != nil {
 		errs = append(errs, d.conn.Close())
 	}
@@ -216,70 +192,4 @@ func (d *DB) Close() error {
 		errs = append(errs, d.lock.Unlock())
 	}
 	return errors.Join(errs...)
-}
-
-// reader turns rows into objects. The few strings that many rows share are kept once.
-type reader struct {
-	shared map[string]string
-	labels map[string]map[string]string // by their JSON
-}
-
-func newReader() *reader {
-	return &reader{shared: map[string]string{}, labels: map[string]map[string]string{"{}": nil}}
-}
-
-// maxShared bounds the tables of a reader, for stores where every row has labels of its own.
-const maxShared = 10_000
-
-func (r *reader) share(b []byte) string {
-	if s, ok := r.shared[string(b)]; ok {
-		return s
-	}
-	s := string(b)
-	if len(r.shared) < maxShared {
-		r.shared[s] = s
-	}
-	return s
-}
-
-func (r *reader) object(rows *sql.Rows) (*store.Object, error) {
-	var (
-		o                                store.Object
-		kind, workspace, owner, labels   sql.RawBytes
-		version, revision                int64
-		createdAtMillis, updatedAtMillis int64
-	)
-	err := rows.Scan(&o.ID, &kind, &workspace, &o.Name, &owner, &labels, &o.Payload,
-		&version, &revision, &createdAtMillis, &updatedAtMillis)
-	if err != nil {
-		return nil, err
-	}
-	o.Kind = store.Kind(r.share(kind))
-	o.Workspace = r.share(workspace)
-	o.Owner = r.share(owner)
-	if o.Labels, err = r.labelSet(labels); err != nil {
-		return nil, fmt.Errorf("labels of %s %q: %w", o.Kind, o.ID, err)
-	}
-	if len(o.Payload) == 0 {
-		o.Payload = nil
-	}
-	o.Version, o.Revision = uint64(version), uint64(revision)
-	o.CreatedAt = time.UnixMilli(createdAtMillis).UTC()
-	o.UpdatedAt = time.UnixMilli(updatedAtMillis).UTC()
-	return &o, nil
-}
-
-// labelSet decodes labels; objects with equal ones share a map, which nobody changes.
-func (r *reader) labelSet(b []byte) (map[string]string, error) {
-	if l, ok := r.labels[string(b)]; ok {
-		return l, nil
-	}
-	var l map[string]string
-	if err := json.Unmarshal(b, &l); err != nil {
-		return nil, err
-	}
-	if len(r.labels) < maxShared {
-		r.labels[string(b)] = l
-	}
-	return l, nil
 }
