@@ -100,7 +100,7 @@ func New(cfg Config) (*Port, error) {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	p.server = &http.Server{
-		Handler: b, TLSConfig: p.cfg.TLS, Protocols: protocols, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		Handler: b, TLSConfig: p.cfg.TLS.Clone(), Protocols: protocols, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: 10 * time.Minute, MaxHeaderBytes: MaxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: streamWindow,
