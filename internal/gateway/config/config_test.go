@@ -1,0 +1,216 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport.dev/sallyport/internal/gateway/config"
+)
+
+// base is a command line that starts; tests add to it.
+var base = []string{"--disable-tls", "--drivers", "external", "--compute-driver-socket", "/run/compute.sock", "--db-url", "sqlite::memory:"}
+
+func parse(t *testing.T, env map[string]string, args ...string) (*config.Config, error) {
+	t.Helper()
+	if env == nil {
+		env = map[string]string{}
+	}
+	if _, ok := env["HOME"]; !ok {
+		env["HOME"] = t.TempDir()
+	}
+	return config.Parse(args, func(k string) (string, bool) {
+		v, ok := env[k]
+		return v, ok
+	})
+}
+
+func with(args ...string) []string { return append(append([]string(nil), base...), args...) }
+
+func TestPrecedence(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "gateway.toml")
+	write(t, file, `[openshell]
+version = 1
+[openshell.gateway]
+bind_address = "127.0.0.2:1111"
+log_level = "debug"
+[openshell.gateway.oidc]
+issuer = "https://file.example"
+audience = "file"
+`)
+	env := map[string]string{"OPENSHELL_GATEWAY_CONFIG": file, "OPENSHELL_SERVER_PORT": "2222", "OPENSHELL_OIDC_AUDIENCE": "env"}
+	c, err := parse(t, env, with("--oidc-audience", "flag")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Listen.Address.String(); got != "127.0.0.2:2222" {
+		t.Errorf("address = %s, want the file's IP and the variable's port", got)
+	}
+	if c.OIDC.Audience != "flag" || c.OIDC.Issuer != "https://file.example" || c.LogLevel != "debug" {
+		t.Errorf("audience %q issuer %q level %q", c.OIDC.Audience, c.OIDC.Issuer, c.LogLevel)
+	}
+	if c.OIDC.KeysTTL != time.Hour || c.OIDC.RolesClaim != "realm_access.roles" || c.OIDC.AdminRole != "openshell-admin" {
+		t.Errorf("defaults: %+v", c.OIDC)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		args []string
+		want string
+	}{
+		"health port equals port":  {nil, with("--port", "80", "--health-port", "80"), "must be different"},
+		"metrics equals health":    {nil, with("--metrics-port", "81", "--health-port", "81"), "must be different"},
+		"TLS without certificate":  {nil, base[1:], "--tls-cert is required when TLS is enabled"},
+		"TLS without key":          {nil, append(base[1:], "--tls-cert", "x"), "--tls-key is required when TLS is enabled"},
+		"boolean variable":         {map[string]string{"OPENSHELL_DISABLE_TLS": "1"}, base[1:], "must be true or false"},
+		"empty boolean variable":   {map[string]string{"OPENSHELL_DISABLE_TLS": ""}, base[1:], "must be true or false"},
+		"two drivers":              {nil, []string{"--disable-tls", "--drivers", "a,b", "--compute-driver-socket", "/s"}, "configured drivers: a,b"},
+		"socket without driver":    {nil, []string{"--disable-tls", "--compute-driver-socket", "/s"}, "--compute-driver-socket requires --drivers"},
+		"empty socket":             {nil, []string{"--disable-tls", "--drivers", "external", "--compute-driver-socket", ""}, "must not be an empty path"},
+		"no driver":                {nil, []string{"--disable-tls"}, "no compute driver configured and auto-detection found no suitable"},
+		"driver without socket":    {nil, []string{"--disable-tls", "--drivers", "podman"}, "requires socket_path"},
+		"one role empty":           {nil, with("--oidc-issuer", "https://i", "--oidc-admin-role", ""), "OIDC RBAC misconfiguration"},
+		"empty issuer":             {map[string]string{"OPENSHELL_OIDC_ISSUER": ""}, base, "--oidc-issuer must not be empty"},
+		"other database":           {nil, append(base[:5:5], "--db-url", "mysql://x"), "unsupported database URL scheme"},
+		"short shared secret":      {nil, with("--allow-shared-sandbox-secret", "--ssh-handshake-secret", "short"), "at least 16"},
+		"no secret":                {nil, with("--allow-shared-sandbox-secret"), "at least 16"},
+		"open to the network":      {nil, with("--allow-unauthenticated-users", "--bind-address", "0.0.0.0"), "is refused on an address that others can reach"},
+		"mTLS users":               {nil, with("--enable-mtls-auth"), "not built yet"},
+		"unknown flag":             {nil, with("--no-such-flag"), "unknown flag"},
+		"stray word":               {nil, with("word"), "unexpected argument"},
+		"address is a name":        {nil, with("--bind-address", "localhost"), "must be an IP address"},
+		"missing explicit config":  {nil, with("--config", "/nonexistent/x.toml"), "read the configuration file"},
+		"plaintext with client CA": {nil, with("--tls-client-ca", "x"), "mutually exclusive"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := parse(t, tc.env, tc.args...)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("Parse = %v, want an error with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestFile(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ text, want string }{
+		"unknown key":   {"[openshell.gateway]\ncolour = 1\n", `unknown key "openshell.gateway.colour"`},
+		"database URL":  {"[openshell.gateway]\ndatabase_url = 'x'\n", "is not allowed in the gateway config file"},
+		"newer version": {"[openshell]\nversion = 2\n", "unsupported gateway config version"},
+		"no TOML":       {"[openshell\n", ":1:"},
+		"wrong type":    {"[openshell.gateway.oidc]\nissuer = [1]\n", "must be a list of strings"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "gateway.toml")
+			write(t, file, tc.text)
+			_, err := parse(t, nil, with("--config", file)...)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("Parse = %v, want an error with %q", err, tc.want)
+			}
+		})
+	}
+	file := filepath.Join(t.TempDir(), "gateway.toml")
+	write(t, file, "[openshell.drivers.vendor]\nsocket_path = '/run/vendor.sock'\n[openshell.gateway]\nssh_session_ttl_secs = 5\n")
+	c, err := parse(t, nil, "--disable-tls", "--config", file, "--drivers", "Vendor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Drivers.ComputeSocket != "/run/vendor.sock" {
+		t.Errorf("socket = %q", c.Drivers.ComputeSocket)
+	}
+	if !containsLine(c.Warnings, "ssh_session_ttl_secs") {
+		t.Errorf("a key without effect is not reported: %q", c.Warnings)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"flag without effect":  {with("--sandbox-namespace", "x"), "--sandbox-namespace has no effect"},
+		"secret without flag":  {with("--ssh-handshake-secret", "0123456789abcdef"), "has no effect without"},
+		"shared secret":        {with("--allow-shared-sandbox-secret", "--ssh-handshake-secret", "0123456789abcdef"), "any sandbox that holds it"},
+		"unauthenticated":      {with("--allow-unauthenticated-users"), "every caller without a token is an administrator"},
+		"no issuer":            {base, "every user call is refused"},
+		"missing audience":     {with("--oidc-issuer", "https://i", "--oidc-allow-missing-audience"), "made for other services"},
+		"plaintext to others":  {with("--bind-address", "0.0.0.0"), "in clear text"},
+		"in-memory database":   {base, "everything is lost"},
+		"older alias accepted": {append([]string{"--driver", "external"}, append(base[:1:1], base[3:]...)...), "in memory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, err := parse(t, nil, tc.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !containsLine(c.Warnings, tc.want) {
+				t.Errorf("warnings %q lack %q", c.Warnings, tc.want)
+			}
+		})
+	}
+}
+
+func TestStateLivesBesideTheDatabase(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"sqlite:/data/x.db": "/data", "sqlite:///data/x.db": "/data", "sqlite:/data/x.db?mode=rwc": "/data", "sqlite::memory:": "",
+	} {
+		c, err := parse(t, nil, append(base[:5:5], "--db-url", url)...)
+		if err != nil || c.StateDir != want {
+			t.Errorf("%s: state in %q, %v; want %q", url, c.StateDir, err, want)
+		}
+	}
+	c, err := parse(t, map[string]string{"XDG_STATE_HOME": "/state"}, base[:5]...)
+	if err != nil || c.DatabaseURL != "sqlite:/state/openshell/gateway/openshell.db" {
+		t.Errorf("default database %q, %v", c.DatabaseURL, err)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	if _, err := parse(t, nil, "--help"); !errors.Is(err, config.ErrHelp) {
+		t.Errorf("--help: %v", err)
+	}
+	if u := config.Usage(); !strings.Contains(u, "--compute-driver-socket") || strings.Contains(u, "--sandbox-namespace") {
+		t.Errorf("usage must list what works and hide what has no effect:\n%s", u)
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	f.Add("[openshell]\nversion = 1\n[openshell.gateway]\nbind_address = '127.0.0.1:1'\ncompute_drivers = ['a']\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		file := filepath.Join(t.TempDir(), "gateway.toml")
+		write(t, file, text)
+		c, err := parse(t, nil, with("--config", file)...)
+		if err == nil && c == nil {
+			t.Error("neither a configuration nor an error")
+		}
+	})
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func containsLine(lines []string, part string) bool {
+	for _, l := range lines {
+		if strings.Contains(l, part) {
+			return true
+		}
+	}
+	return false
+}
