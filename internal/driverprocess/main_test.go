@@ -1,0 +1,134 @@
+//go:build linux
+
+package driverprocess_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"sallyport.dev/sallyport/internal/driverprocess"
+	"sallyport.dev/sallyport/internal/driverprocess/sandboxinit"
+)
+
+// The test binary stands in for every process: a sandbox's first one, the supervisor when it is called by that
+// name, and the driver itself.
+func TestMain(m *testing.M) {
+	switch {
+	case sandboxinit.Requested(os.Args):
+		os.Exit(sandboxinit.Main())
+	case filepath.Base(os.Args[0]) == "sallyport-supervisor":
+		os.Exit(fakeSupervisor())
+	case len(os.Args) > 1 && os.Args[1] == "driver":
+		cmd := driverprocess.Command("test")
+		cmd.SetArgs(os.Args[2:])
+		if err := cmd.ExecuteContext(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// report is what a fake supervisor tells of itself in its working directory.
+type report struct {
+	PID, UID int
+	Session  int
+	Dir      string
+	Env      []string
+	Token    string
+	Roots    map[string][]string
+	Hostname string
+}
+
+// fakeSupervisor reports, starts a process that hides as well as it can, and waits to be told to end.
+func fakeSupervisor() int {
+	code, err := func() (int, error) {
+		terminated := make(chan os.Signal, 1)
+		signal.Notify(terminated, syscall.SIGTERM)
+		fmt.Println("fake supervisor started")
+		if n, err := strconv.Atoi(os.Getenv("FAKE_EXIT")); err == nil {
+			return n, nil
+		}
+		if mark := os.Getenv("FAKE_STRAY"); mark != "" {
+			// Orphaned, in a session of its own, and without the environment it came from.
+			cmd := exec.Command("/bin/sh", "-c", `(env -i setsid sleep "$0" >/dev/null 2>&1 &)`, mark)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return 1, fmt.Errorf("start stray: %w: %s", err, out)
+			}
+		}
+		if n, err := strconv.Atoi(os.Getenv("FAKE_LOG_KIB")); err == nil {
+			line := make([]byte, 1023)
+			for i := range line {
+				line[i] = 'x'
+			}
+			for range n {
+				fmt.Println(string(line))
+			}
+		}
+		if err := writeReport(); err != nil {
+			return 1, err
+		}
+		<-terminated
+		return 0, nil
+	}()
+	if err != nil {
+		fmt.Println("fake supervisor:", err)
+	}
+	return code
+}
+
+func writeReport() error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	session, err := syscall.Getpgid(0)
+	if err != nil {
+		return err
+	}
+	r := report{PID: os.Getpid(), UID: os.Getuid(), Session: session, Dir: dir, Env: os.Environ(), Roots: map[string][]string{}}
+	if path := os.Getenv("OPENSHELL_SANDBOX_TOKEN_FILE"); path != "" {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		r.Token = string(b)
+	}
+	if r.Hostname, err = os.Hostname(); err != nil {
+		return err
+	}
+	for _, d := range []string{"/tmp", "/run", "/home", os.Getenv("FAKE_LOOK")} {
+		entries, err := os.ReadDir(d)
+		if err != nil {
+			r.Roots[d] = []string{"error: " + err.Error()}
+		}
+		for _, e := range entries {
+			r.Roots[d] = append(r.Roots[d], e.Name())
+		}
+	}
+	sock, err := net.Listen("unix", os.Getenv("OPENSHELL_SSH_SOCKET_PATH"))
+	if err != nil {
+		return fmt.Errorf("listen as the SSH server does: %w", err)
+	}
+	sock.Close()
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("report.new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename("report.new", "report.json")
+}
