@@ -57,27 +57,40 @@ func (m *memory) get(kind Kind, id string) *Object {
 	return nil
 }
 
-// load takes one object while the store opens; finish comes after the last.
-func (m *memory) load(o *Object, unsorted map[listKey][]*Object) error {
-	if m.byID[o.ID] != nil {
-		return fmt.Errorf("object id %q is stored twice", o.ID)
+// load takes all objects at once while the store opens, when nobody else looks. The indexes do not depend on each
+// other and are built side by side.
+func (m *memory) load(objects []*Object, revision uint64) error {
+	m.revision = revision
+	var building sync.WaitGroup
+	building.Go(func() {
+		m.byID = make(map[string]*Object, len(objects))
+		for _, o := range objects {
+			m.byID[o.ID] = o
+		}
+	})
+	building.Go(func() {
+		m.byName = make(map[nameKey]*Object, len(objects))
+		for _, o := range objects {
+			if o.Name != "" {
+				m.byName[nameOf(o)] = o
+			}
+		}
+	})
+	unsorted := make(map[listKey][]*Object)
+	for _, o := range objects {
+		for _, k := range listsOf(o) {
+			unsorted[k] = append(unsorted[k], o)
+		}
 	}
-	m.byID[o.ID] = o
-	if o.Name != "" {
-		m.byName[nameOf(o)] = o
+	for k, list := range unsorted {
+		slices.SortFunc(list, compare)
+		m.lists[k] = newSortedList(list)
 	}
-	for _, k := range listsOf(o) {
-		unsorted[k] = append(unsorted[k], o)
+	building.Wait()
+	if n := len(objects) - len(m.byID); n > 0 {
+		return fmt.Errorf("%d object ids are stored more than once", n)
 	}
 	return nil
-}
-
-func (m *memory) finish(unsorted map[listKey][]*Object, revision uint64) {
-	for k, objects := range unsorted {
-		slices.SortFunc(objects, compare)
-		m.lists[k] = newSortedList(objects)
-	}
-	m.revision = revision
 }
 
 // apply makes changes visible to readers, all at once. New lists are built before the lock is taken.

@@ -68,12 +68,17 @@ func Open(ctx context.Context, b Backend, opts Options) (*Store, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	unsorted := make(map[listKey][]*Object)
-	revision, err := b.Load(ctx, func(o *Object) error { return s.mem.load(o, unsorted) })
+	var objects []*Object
+	revision, err := b.Load(ctx, func(o *Object) error {
+		objects = append(objects, o)
+		return nil
+	})
+	if err == nil {
+		err = s.mem.load(objects, revision)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), b.Close())
 	}
-	s.mem.finish(unsorted, revision)
 	s.ring.floor = revision
 	go s.run(revision)
 	return s, nil
