@@ -45,8 +45,8 @@ func Command() *cobra.Command {
 			"listens on this machine only and is not meant for anything but development.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.output != "" && f.output != "text" && f.output != "json" {
-				return fmt.Errorf("-o %s: use text or json", f.output)
+			if f.output != "table" && f.output != "json" {
+				return fmt.Errorf("-o %s: use table or json", f.output)
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
@@ -56,8 +56,8 @@ func Command() *cobra.Command {
 	cmd.Flags().StringVar(&f.stateDir, "state-dir", "", "directory of all state (default $XDG_STATE_HOME/sallyport/dev; a temporary one with --demo)")
 	cmd.Flags().StringVar(&f.binDir, "bin-dir", "", "directory of the other commands (default the one of this command)")
 	cmd.Flags().BoolVar(&f.demo, "demo", false, "walk through a demonstration, then stop; the exit status tells whether every step succeeded")
-	// A parent command may define the output format for all of its children.
-	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
+	// Takes the place of the flag that all commands have: there is no YAML here.
+	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "output format: table or json")
 	return cmd
 }
 

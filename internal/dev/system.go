@@ -141,6 +141,8 @@ func (s *system) commands(binaries string) []command {
 				"--gateway-endpoint", s.gatewayURL(),
 				"--gateway-ca", s.certs.ca,
 				"--shutdown-sandboxes",
+				// The state holds keys and secrets that this user, and so a sandbox of this user, could read.
+				"--hide", s.dir,
 			},
 		},
 		{
