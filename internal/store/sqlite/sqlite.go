@@ -142,7 +142,7 @@ func (d *DB) prepare(ctx context.Context) error {
 		{&d.stmt.revision, `SELECT revision FROM store_meta WHERE id = 1`},
 		{&d.stmt.mark, `UPDATE store_meta SET revision = $1 WHERE id = 1`},
 	} {
-		prepared, err := d.conn.PrepareContext(ctx, s.query)
+		prepared, err := d.conn.PrepareContext(ctx, s.query) //nolint:sqlclosecheck // Close closes it
 		if err != nil {
 			return fmt.Errorf("prepare statement: %w", err)
 		}

@@ -54,7 +54,7 @@ func parseURL(raw string) (location, error) {
 		return location{}, nil
 	}
 	if path == "" {
-		return location{}, errors.New("database URL names no file; use sqlite:PATH or sqlite::memory:")
+		return location{}, errors.New("database URL names no file; use sqlite::memory: or sqlite:PATH")
 	}
 	return loc, nil
 }
