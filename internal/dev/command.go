@@ -166,7 +166,7 @@ func runDemo(ctx context.Context, conf config, r *reporter) error {
 		if err := sys.stop(); err != nil {
 			return "", err
 		}
-		left, err := sys.leftovers(d.id())
+		left, err := sys.leftovers(d.id(), d.groups)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("left behind: %v", left)
 		}

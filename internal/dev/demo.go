@@ -54,7 +54,8 @@ type demo struct {
 	sandbox  *openshellpb.Sandbox
 	// began is when the first user started to sign in.
 	began time.Time
-	pids  []int
+	// groups are the control groups of the sandbox's processes.
+	groups []string
 }
 
 // step is one named part of the scenario.

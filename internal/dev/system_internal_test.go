@@ -57,7 +57,7 @@ func TestSystemSurvivesARestartAndLeavesNothing(t *testing.T) {
 	if err := sys.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := sys.leftovers(); err != nil || len(left) != 0 {
+	if left, err := sys.leftovers("", nil); err != nil || len(left) != 0 {
 		t.Errorf("left behind %v, error %v", left, err)
 	}
 

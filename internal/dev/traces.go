@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -42,8 +43,25 @@ func sandboxProcesses(id string) ([]int, error) {
 	return pids, nil
 }
 
-// leftovers lists what a stopped system must not leave: processes of its sandboxes, sockets, mounts, cgroups.
-func (s *system) leftovers(sandboxes ...string) ([]string, error) {
+// driverGroups returns the names of the control groups that the process driver made for a process and its kind.
+func driverGroups(pid int) []string {
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		// Ended meanwhile: then another process of the sandbox tells.
+		return nil
+	}
+	var out []string
+	for elem := range strings.FieldsFuncSeq(string(raw), func(r rune) bool { return r == '/' || r == '\n' }) {
+		if strings.HasPrefix(elem, "sallyport-") {
+			out = append(out, elem)
+		}
+	}
+	return out
+}
+
+// leftovers lists what a stopped system must not leave: processes of the sandbox, sockets, mounts, and control
+// groups with one of the names or that of the sandbox.
+func (s *system) leftovers(sandbox string, groups []string) ([]string, error) {
 	var out []string
 	sockets, err := filepath.Glob(filepath.Join(s.sockets, "*.sock"))
 	if err != nil {
@@ -61,21 +79,18 @@ func (s *system) leftovers(sandboxes ...string) ([]string, error) {
 			out = append(out, "mount "+f[4])
 		}
 	}
-	for _, id := range sandboxes {
-		pids, err := sandboxProcesses(id)
-		if err != nil {
-			return nil, err
-		}
-		for _, pid := range pids {
-			out = append(out, "process "+strconv.Itoa(pid))
-		}
+	pids, err := sandboxProcesses(sandbox)
+	if err != nil {
+		return nil, err
 	}
-	groups, err := sandboxCgroups(sandboxes)
-	return append(out, groups...), err
+	for _, pid := range pids {
+		out = append(out, "process "+strconv.Itoa(pid))
+	}
+	left, err := controlGroups(sandbox, groups)
+	return append(out, left...), err
 }
 
-// sandboxCgroups finds control groups that are named after one of the sandboxes.
-func sandboxCgroups(ids []string) ([]string, error) {
+func controlGroups(sandbox string, names []string) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
@@ -84,10 +99,8 @@ func sandboxCgroups(ids []string) ([]string, error) {
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
-			if id != "" && e.IsDir() && strings.Contains(e.Name(), id) {
-				out = append(out, "cgroup "+path)
-			}
+		if e.IsDir() && (slices.Contains(names, e.Name()) || sandbox != "" && strings.Contains(e.Name(), sandbox)) {
+			out = append(out, "cgroup "+path)
 		}
 		return nil
 	})
