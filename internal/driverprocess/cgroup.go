@@ -39,8 +39,8 @@ type hierarchy struct {
 // groups knows the machine's control groups, of either version or both.
 type groups struct {
 	hierarchies []hierarchy
-	// why says what is missing.
-	why []string
+	// why says for a controller why it does not work, and for all that a hierarchy cannot be used.
+	why map[string]string
 	// mu keeps one sandbox's parent from being removed while another is created below it.
 	mu sync.Mutex
 }
@@ -48,22 +48,40 @@ type groups struct {
 // openGroups finds the hierarchies and keeps those in which a group can be made. name tells this driver's
 // groups from those of others.
 func openGroups(mountinfo, self []byte, name string) *groups {
-	g := &groups{}
+	g := noGroups("the machine offers no such control group here")
 	for _, h := range findHierarchies(mountinfo, self) {
 		h.group = filepath.Join(h.group, name)
 		if err := h.prepare(); err != nil {
-			g.why = append(g.why, err.Error())
+			for _, c := range limitedBy {
+				if h.unified || slices.Contains(h.controllers, c) {
+					g.why[c] = err.Error()
+				}
+			}
 			continue
 		}
 		g.hierarchies = append(g.hierarchies, h)
 	}
-	for _, c := range limitedBy {
-		if !g.has(c) {
-			g.why = append(g.why, c+" is not available to this process")
-		}
-	}
 	g.tidy()
 	return g
+}
+
+func noGroups(why string) *groups {
+	g := &groups{why: make(map[string]string)}
+	for _, c := range limitedBy {
+		g.why[c] = why
+	}
+	return g
+}
+
+// missing says why controllers do not work; empty if all of them do.
+func (g *groups) missing(controllers []string) string {
+	var reasons []string
+	for _, c := range controllers {
+		if !g.has(c) && !slices.Contains(reasons, g.why[c]) {
+			reasons = append(reasons, g.why[c])
+		}
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // groupName is this driver's: one state directory, one name.
@@ -127,6 +145,10 @@ func (h *hierarchy) prepare() error {
 		h.controllers = nil
 	}
 	if err := os.Mkdir(h.group, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		// Without the path: it says nothing to those who read a sandbox's status.
+		if errno, ok := errors.AsType[unix.Errno](err); ok {
+			err = errno
+		}
 		return fmt.Errorf("make a control group: %w", err)
 	}
 	if !h.unified {
@@ -197,21 +219,22 @@ func (g *groups) describe(l limits, enforced []string) string {
 	if len(g.hierarchies) > 0 {
 		word = "cgroup=own"
 	}
-	for _, c := range []struct {
-		name  string
-		limit int64
-	}{{"cpu", l.CPUMillis}, {"memory", l.MemoryBytes}, {"pids", l.Processes}} {
+	var unenforced []string
+	for i, name := range limitedBy {
 		switch {
-		case c.limit == 0:
-			word += " " + c.name + "=unlimited"
-		case slices.Contains(enforced, c.name):
-			word += " " + c.name + "=limited"
+		case l.values()[i] == 0:
+			word += " " + name + "=unlimited"
+		case slices.Contains(enforced, name):
+			word += " " + name + "=limited"
 		default:
-			word += " " + c.name + "=not-enforced"
+			word += " " + name + "=not-enforced"
+			unenforced = append(unenforced, name)
 		}
 	}
-	if len(g.why) > 0 {
-		word += " (" + strings.Join(g.why, "; ") + ")"
+	if why := g.missing(unenforced); why != "" {
+		word += " (" + why + ")"
+	} else if why := g.missing(limitedBy); why != "" && len(g.hierarchies) == 0 {
+		word += " (" + why + ")"
 	}
 	return word
 }

@@ -12,8 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -23,6 +23,8 @@ import (
 
 // DriverName is what the driver calls itself towards gateways.
 const DriverName = "process"
+
+const lockTimeout = 3 * time.Second
 
 // Driver runs the sandboxes of one state directory. Open makes one.
 type Driver struct {
@@ -61,7 +63,7 @@ func Open(ctx context.Context, opts Options) (*Driver, error) {
 }
 
 func (d *Driver) open(ctx context.Context) error {
-	if err := d.takeStateDir(); err != nil {
+	if err := d.takeStateDir(ctx); err != nil {
 		return err
 	}
 	var err error
@@ -86,19 +88,20 @@ func (d *Driver) open(ctx context.Context) error {
 		return fmt.Errorf("read own control groups: %w", err)
 	}
 	if d.opts.Isolation == IsolationNone {
-		mounts = nil
+		d.groups = noGroups(switchedOff)
+	} else {
+		d.groups = openGroups(mounts, own, groupName(d.opts.StateDir))
 	}
-	d.groups = openGroups(mounts, own, groupName(d.opts.StateDir))
 	if d.isolation, err = d.probeIsolation(ctx); err != nil {
 		return err
 	}
 	d.logger.Info("isolation", "namespaces", d.isolation.String(), "missing", d.isolation.Reason,
-		"hierarchies", len(d.groups.hierarchies), "limits_missing", strings.Join(d.groups.why, "; "))
+		"hierarchies", len(d.groups.hierarchies), "limits_missing", d.groups.missing(limitedBy))
 	return d.takeUp(ctx)
 }
 
 // takeStateDir creates the directory, locks it and removes what earlier drivers left half done in it.
-func (d *Driver) takeStateDir() error {
+func (d *Driver) takeStateDir(ctx context.Context) error {
 	dir := d.opts.StateDir
 	if err := os.MkdirAll(filepath.Join(dir, "sandboxes"), 0o700); err != nil {
 		return fmt.Errorf("create state directory: %w", err)
@@ -117,8 +120,8 @@ func (d *Driver) takeStateDir() error {
 	if err != nil {
 		return fmt.Errorf("open lock: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("lock state directory %s (does another driver use it?): %w", dir, err), lock.Close())
+	if err := lockFile(ctx, lock); err != nil {
+		return errors.Join(fmt.Errorf("lock state directory %s: %w", dir, err), lock.Close())
 	}
 	d.lock = lock
 	left, err := filepath.Glob(filepath.Join(dir, "probe-*"))
@@ -141,6 +144,19 @@ func (d *Driver) takeStateDir() error {
 		}
 	}
 	return nil
+}
+
+// lockFile waits a little: a process that a killed driver was just starting holds its lock until it has begun.
+func lockFile(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, lockTimeout, errors.New("another driver uses it"))
+	defer cancel()
+	return poll(ctx, func() (bool, error) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, nil
+		}
+		return err == nil, err
+	})
 }
 
 func (d *Driver) trash() string { return filepath.Join(d.opts.StateDir, "trash") }

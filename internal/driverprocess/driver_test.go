@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -120,6 +121,14 @@ func (f *fixture) start() {
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}
+	// A client that finds no socket tries again only after a second.
+	eventually(f.t, "the driver's socket", func() bool {
+		conn, err := net.Dial("unix", f.socket)
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
+	})
 }
 
 func (f *fixture) kill() {
@@ -134,6 +143,16 @@ func (f *fixture) restart(testing.TB) {
 	f.t.Helper()
 	f.kill()
 	f.start()
+	f.redial()
+}
+
+// redial leaves the connections to an earlier driver behind.
+func (f *fixture) redial() {
+	f.t.Helper()
+	if f.conn != nil {
+		f.conn.Close()
+	}
+	f.once = sync.Once{}
 }
 
 // end deletes every sandbox and checks that the driver leaves nothing.
@@ -146,7 +165,7 @@ func (f *fixture) end() {
 		}
 	}()
 	c := f.client()
-	resp, err := c.ListSandboxes(ctx, &computepb.ListSandboxesRequest{}, grpc.WaitForReady(true))
+	resp, err := c.ListSandboxes(ctx, &computepb.ListSandboxesRequest{})
 	if err != nil {
 		f.t.Errorf("list at the end: %v", err)
 	}

@@ -56,6 +56,8 @@ const (
 	maxUIDs  = 4000
 )
 
+const switchedOff = "switched off by --isolation none"
+
 // userMap returns the supervisor's user namespace for the nth range of ids. Without privileges there is one
 // id only: our own, which the sandbox's first process already sees as 0.
 func (i isolation) userMap(n int) *sandboxinit.UserMap {
@@ -96,7 +98,7 @@ func (i isolation) attributes() *syscall.SysProcAttr {
 // that works with the reason why no stricter one did.
 func (d *Driver) probeIsolation(ctx context.Context) (isolation, error) {
 	if d.opts.Isolation == IsolationNone {
-		return isolation{Reason: "switched off by --isolation none"}, nil
+		return isolation{Reason: switchedOff}, nil
 	}
 	candidates := []isolation{{Namespaces: true, User: true}}
 	if os.Geteuid() == 0 {

@@ -44,17 +44,8 @@ func (d *Driver) endProcesses(ctx context.Context, p *process, pidNamespace bool
 
 func (p *process) end(ctx context.Context, pidNamespace bool) error {
 	if !pidNamespace {
-		if err := p.signal(sandboxinit.KillSignal); err != nil {
+		if ended, err := p.endBelow(ctx); ended || err != nil {
 			return err
-		}
-		patience := time.NewTimer(2 * time.Second)
-		defer patience.Stop()
-		select {
-		case <-p.done:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-patience.C:
 		}
 	}
 	if err := p.signal(unix.SIGKILL); err != nil {
@@ -65,6 +56,29 @@ func (p *process) end(ctx context.Context, pidNamespace bool) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// endBelow has the first process kill all others and end itself. It is told more than once, as it does not
+// listen in its first moments.
+func (p *process) endBelow(ctx context.Context) (bool, error) {
+	patience := time.NewTimer(2 * time.Second)
+	defer patience.Stop()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		if err := p.signal(sandboxinit.KillSignal); err != nil {
+			return false, err
+		}
+		select {
+		case <-p.done:
+			return true, nil
+		case <-again.C:
+		case <-patience.C:
+			return false, nil
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
 	}
 }
 

@@ -17,6 +17,9 @@ type limits struct {
 	Processes   int64 `json:"processes,omitempty"`
 }
 
+// values are the limits in the order of limitedBy.
+func (l limits) values() [3]int64 { return [3]int64{l.CPUMillis, l.MemoryBytes, l.Processes} }
+
 type setting struct{ controller, file, value string }
 
 const cpuPeriod = 100_000 // microseconds

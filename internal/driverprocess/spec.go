@@ -163,9 +163,9 @@ func (d *Driver) limitsOf(r *computepb.DriverResourceRequirements) (limits, erro
 		return l, unusable("RESOURCES_INVALID", "memory limit %q is below 1Mi", r.GetMemoryLimit())
 	}
 	if d.opts.Isolation == IsolationRequired {
-		for name, asked := range map[string]bool{"cpu": l.CPUMillis > 0, "memory": l.MemoryBytes > 0, "pids": l.Processes > 0} {
-			if asked && !d.groups.has(name) {
-				return l, unusable("LIMITS_UNAVAILABLE", "a %s limit cannot be enforced here: %s", name, strings.Join(d.groups.why, "; "))
+		for i, name := range limitedBy {
+			if l.values()[i] > 0 && !d.groups.has(name) {
+				return l, unusable("LIMITS_UNAVAILABLE", "a %s limit cannot be enforced here: %s", name, d.groups.missing([]string{name}))
 			}
 		}
 	}
