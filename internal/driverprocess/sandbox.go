@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"sallyport.dev/sallyport/internal/driverprocess/sandboxinit"
@@ -90,10 +91,11 @@ func (s *sandbox) store(token string) error {
 			return err
 		}
 	}
-	if err := s.rec.save(s.dir); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(s.dir))
+	// At the same time, as each waits for the disk.
+	var group errgroup.Group
+	group.Go(func() error { return syncDir(filepath.Dir(s.dir)) })
+	group.Go(func() error { return s.rec.save(s.dir) })
+	return group.Wait()
 }
 
 // launch starts the sandbox's first process and a keeper for it.
@@ -122,8 +124,7 @@ func (s *sandbox) startProcess() error {
 		Dir: s.dir, Supervisor: d.opts.Supervisor, Env: env, Hostname: hostname(s.rec.Name), Mounts: iso.Namespaces,
 		UTS: iso.Namespaces, Hide: d.hide, User: iso.userMap(s.userRange), LogBytes: logBytes,
 	}
-	// Counted per user namespace: without one it would count the processes of everybody with our id.
-	if iso.User && !d.groups.has("pids") {
+	if d.limitsByUser("pids") {
 		cfg.MaxProcesses = uint64(s.rec.Limits.Processes)
 	}
 	var told processRecord

@@ -164,12 +164,18 @@ func (d *Driver) limitsOf(r *computepb.DriverResourceRequirements) (limits, erro
 	}
 	if d.opts.Isolation == IsolationRequired {
 		for i, name := range limitedBy {
-			if l.values()[i] > 0 && !d.groups.has(name) {
+			if l.values()[i] > 0 && !d.groups.has(name) && !d.limitsByUser(name) {
 				return l, unusable("LIMITS_UNAVAILABLE", "a %s limit cannot be enforced here: %s", name, d.groups.missing([]string{name}))
 			}
 		}
 	}
 	return l, nil
+}
+
+// limitsByUser tells whether a resource limit stands in for a controller: of processes in a user namespace.
+// Elsewhere it would count the processes of everybody with the same id.
+func (d *Driver) limitsByUser(controller string) bool {
+	return controller == "pids" && d.isolation.User && !d.groups.has(controller)
 }
 
 const tokenFile, caFile = "token", "gateway-ca.pem"
