@@ -150,8 +150,11 @@ func (d *Door) Unknown() grpc.StreamHandler {
 	}
 }
 
-// call is one call on its way through the door.
+// call is one call on its way through the door. It is also the context under which the handler finds the request id,
+// which saves an allocation on every call.
 type call struct {
+	context.Context //nolint:containedctx // It is a context.
+
 	method    string
 	label     string
 	rule      authz.Rule
@@ -159,11 +162,12 @@ type call struct {
 	requestID string
 	principal *principal.Principal
 	began     time.Time
-	log       *slog.Logger
+	// request is kept here, so that one allocation serves the whole way.
+	request authn.Request
 }
 
 func (d *Door) enter(ctx context.Context, method string) *call {
-	c := &call{method: method, label: UnknownMethod, began: time.Now(), log: d.log}
+	c := &call{method: method, label: UnknownMethod, began: time.Now()}
 	if c.rule, c.known = d.table.Rule(method); c.known {
 		c.label = method
 	}
@@ -175,7 +179,7 @@ func (d *Door) enter(ctx context.Context, method string) *call {
 func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 	c.principal = anonymous
 	if c.rule.Mode != authz.Unauthenticated {
-		request := authn.Request{
+		c.request = authn.Request{
 			Method:        c.method,
 			Authorization: metadata.ValueFromIncomingContext(ctx, headerAuthorization),
 			AdmitsSandbox: c.rule.Mode.AdmitsSandbox(),
@@ -183,12 +187,12 @@ func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 			SandboxSecret: metadata.ValueFromIncomingContext(ctx, headerSandboxSecret),
 		}
 		if from, ok := peer.FromContext(ctx); ok {
-			request.PeerCertificate = certificateOf(from.AuthInfo)
+			c.request.PeerCertificate = certificateOf(from.AuthInfo)
 			if from.Addr != nil {
-				request.Remote = from.Addr.String()
+				c.request.Remote = from.Addr.String()
 			}
 		}
-		p, err := d.authenticator.Authenticate(ctx, &request)
+		p, err := d.authenticator.Authenticate(ctx, &c.request)
 		if err != nil {
 			return nil, err
 		}

@@ -2,9 +2,11 @@ package door
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 
 	"github.com/google/uuid"
@@ -17,6 +19,14 @@ import (
 const maxRequestID = 128
 
 type requestIDKey struct{}
+
+// Value gives out the call itself under its key.
+func (c *call) Value(key any) any {
+	if _, ok := key.(requestIDKey); ok {
+		return c
+	}
+	return c.Context.Value(key)
+}
 
 // RequestID returns the id of the call that ctx belongs to, for logs and for what is sent on; empty outside a call.
 func RequestID(ctx context.Context) string {
@@ -31,7 +41,18 @@ func requestIDOf(values []string) string {
 	if len(values) == 1 && saneID(values[0]) {
 		return values[0]
 	}
-	return uuid.NewString()
+	return newRequestID()
+}
+
+// newRequestID makes a random UUID. The generator is seeded from the system's entropy but is no secret's source: an
+// id has only to be unique, and every call without one pays for this.
+func newRequestID() string {
+	var id uuid.UUID
+	binary.LittleEndian.PutUint64(id[:8], rand.Uint64()) //nolint:gosec // See above.
+	binary.LittleEndian.PutUint64(id[8:], rand.Uint64()) //nolint:gosec // See above.
+	id[6] = id[6]&0x0f | 0x40                            // version 4
+	id[8] = id[8]&0x3f | 0x80                            // variant of RFC 9562
+	return id.String()
 }
 
 func saneID(id string) bool {
