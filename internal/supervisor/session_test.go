@@ -29,7 +29,7 @@ func TestSessionReturnsSoonAfterGatewayRestart(t *testing.T) {
 		g.Start(t)
 		began := time.Now()
 		session := g.Session(t)
-		if d := time.Since(began); d > 5*time.Second {
+		if d := time.Since(began); d > 10*time.Second {
 			t.Errorf("back after %v", d)
 		}
 		if session.Hello.GetInstanceId() != first.Hello.GetInstanceId() {
@@ -56,6 +56,7 @@ func TestSessionBackoffStartsAnewAfterSuccess(t *testing.T) {
 	began := time.Now()
 	session.End(nil)
 	g.Session(t)
+	// Without the reset the pause would be seconds, and twice that the next time.
 	if d := time.Since(began); d > 2*time.Second {
 		t.Errorf("back after %v", d)
 	}
@@ -70,7 +71,7 @@ func TestSessionLeavesSilentGateway(t *testing.T) {
 	began := time.Now()
 	g.Session(t)
 	// The interval is at least five seconds, and three may be missed.
-	if d := time.Since(began); d < 14*time.Second || d > 20*time.Second {
+	if d := time.Since(began); d < 14*time.Second || d > 25*time.Second {
 		t.Errorf("reconnected after %v", d)
 	}
 	if g.Calls("heartbeat") < 2 {

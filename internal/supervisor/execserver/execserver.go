@@ -171,8 +171,12 @@ func output(ch Channel, p *process.Process) error {
 	return errors.Join(errOut, errErr)
 }
 
+// outputFrame is the size of a full frame of output. With the few bytes that the wire adds it stays within 32 KiB,
+// for which the transport has buffers; for anything larger it takes, and clears, one of 1 MiB.
+const outputFrame = 32<<10 - 16
+
 // buffers hold one frame each: the type byte, then what was read.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 1+execchannel.MaxPayload); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, outputFrame); return &b }}
 
 // pump reads straight behind a frame's type byte, so a chunk of output is never copied before it is encoded.
 func pump(ch Channel, p *process.Process, out *os.File, t execchannel.Type) error {

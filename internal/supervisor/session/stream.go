@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// writeFrame is the most that one message of a byte stream carries.
-	writeFrame = 64 << 10
+	// writeFrame is the most that one message of a byte stream carries. Encoded, it stays within 32 KiB, for which
+	// the transport has buffers; for anything larger it takes, and clears, one of 1 MiB.
+	writeFrame = 32<<10 - 16
 	// stallProbe is how long work may block before the peer is asked for a sign of life, and again and again.
 	stallProbe = 2 * time.Second
 )
