@@ -32,7 +32,9 @@ type Session struct {
 func (s *Session) SandboxID() string { return s.hello.SandboxID }
 
 // Can tells whether the supervisor announced a capability.
-func (s *Session) Can(capability string) bool { return slices.Contains(s.hello.Capabilities, capability) }
+func (s *Session) Can(capability string) bool {
+	return slices.Contains(s.hello.Capabilities, capability)
+}
 
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.done }

@@ -61,7 +61,12 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (*Sandbox, erro
 	if o.Payload, err = record.encode(); err != nil {
 		return nil, err
 	}
-	written, err := s.Store.Write(ctx, store.Create(o))
+	var written []*store.Object
+	err = s.Providers.Attach(ctx, workspace, req.Spec.Providers, func() error {
+		var err error
+		written, err = s.Store.Write(ctx, store.Create(o))
+		return err
+	})
 	if errors.Is(err, store.ErrExists) {
 		return nil, fault.New(fault.AlreadyExists, "SANDBOX_EXISTS", "sandbox '%s' already exists", req.Name).
 			WithNext("choose another name, or delete the sandbox first")

@@ -133,6 +133,13 @@ func (providers) CheckAttachable(_ context.Context, _ string, names []string) er
 	return nil
 }
 
+func (p providers) Attach(ctx context.Context, workspace string, names []string, write func() error) error {
+	if err := p.CheckAttachable(ctx, workspace, names); err != nil {
+		return err
+	}
+	return write()
+}
+
 type fixture struct {
 	*sandbox.Service
 	driver   *driver

@@ -36,6 +36,8 @@ type Tokens interface {
 // Providers tells whether a sandbox may use providers: all exist, and no two set one variable.
 type Providers interface {
 	CheckAttachable(ctx context.Context, workspace string, names []string) error
+	// Attach checks again and runs write while no provider can be deleted.
+	Attach(ctx context.Context, workspace string, names []string, write func() error) error
 }
 
 // Config is what a Service is made of. All fields are required.

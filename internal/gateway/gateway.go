@@ -1,0 +1,371 @@
+// Package gateway composes the gateway: configuration, store, doors, services, listeners and an orderly end. It is
+// the only package that knows all rooms; everything is built here, once, in reading order, and handed down. Nothing
+// is global, so that a test can build it twice.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"sallyport.dev/sallyport/internal/api/v00"
+	"sallyport.dev/sallyport/internal/authn"
+	"sallyport.dev/sallyport/internal/authn/oidc"
+	"sallyport.dev/sallyport/internal/authn/sandboxtoken"
+	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/credential"
+	"sallyport.dev/sallyport/internal/door"
+	"sallyport.dev/sallyport/internal/driver"
+	"sallyport.dev/sallyport/internal/driver/compute"
+	"sallyport.dev/sallyport/internal/driver/credentials"
+	"sallyport.dev/sallyport/internal/execchannel"
+	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/gateway/config"
+	"sallyport.dev/sallyport/internal/listener"
+	"sallyport.dev/sallyport/internal/provider"
+	"sallyport.dev/sallyport/internal/relay"
+	"sallyport.dev/sallyport/internal/relay/exec"
+	"sallyport.dev/sallyport/internal/sandbox"
+	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/store/sqlite"
+)
+
+var errStarting = errors.New("readiness monitor still initializing")
+
+// logBytes bounds all sandboxes' log rings together.
+const logBytes = 256 << 20
+
+// Options are the gateway's parameters beside its configuration.
+type Options struct {
+	Version string
+	Logger  *slog.Logger
+	// Listener replaces the configured address, for tests.
+	Listener net.Listener
+}
+
+// Gateway is a whole gateway, ready to Run.
+type Gateway struct {
+	cfg       *config.Config
+	opts      Options
+	log       *slog.Logger
+	store     *store.Store
+	conns     []*driver.Conn
+	compute   *compute.Client
+	verifier  *oidc.Verifier
+	sessions  *observer
+	relays    *relay.Registry
+	sandboxes *sandbox.Service
+	providers *provider.Service
+	grpc      *grpc.Server
+	metrics   *metrics
+	readiness *readiness
+	port      *listener.Port
+}
+
+// New builds a gateway. It needs the store; drivers and identity provider may come later. Close releases it if Run
+// is never called.
+func New(ctx context.Context, cfg *config.Config, opts Options) (*Gateway, error) {
+	g := &Gateway{cfg: cfg, opts: opts, log: opts.Logger, sessions: &observer{}}
+	if err := g.build(ctx); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Gateway) build(ctx context.Context) error {
+	if err := g.openStore(ctx); err != nil {
+		return err
+	}
+	g.relays = relay.NewRegistry(g.sessions)
+	g.metrics = newMetrics(g.relays.Sessions, g.relays.Relays, func() int { return g.store.Count(sandbox.Kind) })
+	tokens, err := sandboxtoken.Open(g.cfg.Sandbox.KeyDir, g.cfg.Sandbox.GatewayID, g.cfg.Sandbox.TTL, time.Now)
+	if err != nil {
+		return fmt.Errorf("open the sandbox keys: %w", err)
+	}
+	services, err := g.services(tokens)
+	if err != nil {
+		return err
+	}
+	d, err := g.door(tokens)
+	if err != nil {
+		return err
+	}
+	return g.listeners(services, d)
+}
+
+func (g *Gateway) openStore(ctx context.Context) error {
+	if g.cfg.StateDir != "" {
+		if err := os.MkdirAll(g.cfg.StateDir, 0o700); err != nil {
+			return fmt.Errorf("make the state directory: %w", err)
+		}
+	}
+	db, err := sqlite.Open(ctx, g.cfg.DatabaseURL)
+	if err != nil {
+		return fmt.Errorf("open the database: %w", err)
+	}
+	if g.store, err = store.Open(ctx, db, store.Options{Logger: g.log}); err != nil {
+		return errors.Join(fmt.Errorf("open the store: %w", err), db.Close())
+	}
+	return nil
+}
+
+// services builds the rooms between the dialects and the mechanisms.
+func (g *Gateway) services(tokens *sandboxtoken.Issuer) (v00.Services, error) {
+	conn, err := g.dial("compute", g.cfg.Drivers.ComputeSocket)
+	if err != nil {
+		return v00.Services{}, err
+	}
+	g.compute = compute.New(conn, g.log)
+	resolver, lister, err := g.credentials()
+	if err != nil {
+		return v00.Services{}, err
+	}
+	key, err := loadKey(g.cfg.StateDir)
+	if err != nil {
+		return v00.Services{}, err
+	}
+	logs := sandboxlog.NewHub(logBytes)
+	g.providers, err = provider.New(provider.Options{
+		Store: g.store, Resolver: resolver, Key: key, Logger: g.log,
+		InUse: func(workspace, name string) []string { return g.sandboxes.UsersOf(workspace, name) },
+	})
+	if err != nil {
+		return v00.Services{}, fmt.Errorf("open the providers: %w", err)
+	}
+	g.sandboxes = sandbox.NewService(sandbox.Config{
+		Store: g.store, Driver: g.compute, Sessions: g.relays, Tokens: tokens, Providers: g.providers, Logs: logs, Logger: g.log,
+	})
+	g.sessions.Observer = g.sandboxes
+	return v00.Services{
+		Sandboxes: g.sandboxes, Providers: g.providers, Credentials: lister, Compute: g.compute, Relays: g.relays,
+		Exec: exec.NewRunner(g.relays), Logs: logs, Tokens: tokens, Healthy: func() error { return g.readiness.Err() },
+		Version: g.opts.Version, DriverName: g.cfg.Drivers.Name, Logger: g.log,
+	}, nil
+}
+
+// credentials reaches the credentials driver, if there is one. Without it, providers that name a driver credential
+// are refused with the reason.
+func (g *Gateway) credentials() (*credential.Resolver, v00.Credentials, error) {
+	if g.cfg.Drivers.CredentialsSocket == "" {
+		return credential.NewResolver(credential.Options{Logger: g.log}), nil, nil
+	}
+	conn, err := g.dial("credentials", g.cfg.Drivers.CredentialsSocket)
+	if err != nil {
+		return nil, nil, err
+	}
+	client := credentials.New(conn)
+	return credential.NewResolver(credential.Options{Driver: client, Logger: g.log}), client, nil
+}
+
+func (g *Gateway) dial(name, socket string) (*driver.Conn, error) {
+	conn, err := driver.Dial(driver.Config{Name: name, Socket: socket, Logger: g.log, Metrics: g.metrics})
+	if err != nil {
+		return nil, fmt.Errorf("set up the %s driver: %w", name, err)
+	}
+	g.conns = append(g.conns, conn)
+	return conn, nil
+}
+
+// door builds authentication and authorization.
+func (g *Gateway) door(tokens *sandboxtoken.Issuer) (*door.Door, error) {
+	o := g.cfg.OIDC
+	chain := authn.Config{
+		SandboxTokens: tokens, AcceptSharedSecret: g.cfg.Auth.SharedSecret != "", SharedSecret: g.cfg.Auth.SharedSecret,
+	}
+	if o.Issuer != "" {
+		verifier, err := oidc.New(oidc.Config{
+			Issuer: o.Issuer, Audience: o.Audience, DiscoveryURL: o.DiscoveryURL, RolesClaim: o.RolesClaim,
+			ScopesClaim: o.ScopesClaim, JWKSTTL: o.KeysTTL, AllowMissingAudience: o.AllowMissingAudience, Logger: g.log,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("set up OIDC: %w", err)
+		}
+		g.verifier, chain.Users = verifier, verifier
+	}
+	if g.cfg.Auth.AllowUnauthenticated {
+		chain.Development = &authn.Development{Roles: []string{o.AdminRole, o.UserRole}, Scopes: []string{"openshell:all"}}
+	}
+	authenticator, err := authn.New(chain)
+	if err != nil {
+		return nil, fmt.Errorf("set up authentication: %w", err)
+	}
+	table, err := authz.NewTable(append(v00.Descriptors(), publicServices()...)...)
+	if err != nil {
+		return nil, fmt.Errorf("build the rule table: %w", err)
+	}
+	authorizer, err := authz.New(table, authz.Policy{
+		AdminRole: o.AdminRole, UserRole: o.UserRole, ScopesEnabled: o.ScopesClaim != "",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up authorization: %w", err)
+	}
+	return door.New(door.Config{
+		Authenticator: authenticator, Authorizer: authorizer, Observer: g.metrics, Logger: g.log,
+		Pass: []string{execchannel.MetadataKey},
+	})
+}
+
+// publicServices need no credential.
+func publicServices() []protoreflect.ServiceDescriptor {
+	return []protoreflect.ServiceDescriptor{healthpb.File_grpc_health_v1_health_proto.Services().ByName("Health")}
+}
+
+func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
+	options := append(listener.GRPCOptions(), grpc.ChainUnaryInterceptor(d.Unary()), grpc.ChainStreamInterceptor(d.Stream()),
+		grpc.UnknownServiceHandler(d.Unknown()))
+	g.grpc = grpc.NewServer(options...)
+	v00.Register(g.grpc, services)
+	healthServer := health.NewServer()
+	healthpb.RegisterHealthServer(g.grpc, healthServer)
+	reflection.Register(g.grpc)
+	g.readiness = newReadiness(g.opts.Version, healthServer, g.probes())
+	tlsConfig, err := loadTLS(g.cfg.TLS)
+	if err != nil {
+		return err
+	}
+	g.port, err = listener.New(listener.Config{
+		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.web(), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
+	})
+	return err
+}
+
+func (g *Gateway) probes() map[string]func(context.Context) error {
+	probes := map[string]func(context.Context) error{
+		"database":       g.store.Ping,
+		"compute_driver": func(context.Context) error { return g.compute.Ready() },
+	}
+	if len(g.conns) > 1 {
+		probes["credentials_driver"] = func(context.Context) error { return g.conns[1].Ready() }
+	}
+	if g.verifier != nil {
+		probes["oidc"] = func(context.Context) error { return g.verifier.Ready() }
+	}
+	return probes
+}
+
+// publicText is what a probe's error may tell the world.
+func publicText(err error) string {
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		return e.Message
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "health check timed out"
+	}
+	if errors.Is(err, errStarting) {
+		return err.Error()
+	}
+	return "unavailable"
+}
+
+func loadTLS(c config.TLS) (*tls.Config, error) {
+	if c.Certificate == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("load the certificate %s with key %s: %w", c.Certificate, c.Key, err)
+	}
+	out := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if c.ClientCA == "" {
+		return out, nil
+	}
+	raw, err := os.ReadFile(c.ClientCA)
+	if err != nil {
+		return nil, fmt.Errorf("load the client authorities: %w", err)
+	}
+	out.ClientCAs = x509.NewCertPool()
+	if !out.ClientCAs.AppendCertsFromPEM(raw) {
+		return nil, fmt.Errorf("no certificates found in file %s", c.ClientCA)
+	}
+	out.ClientAuth = tls.VerifyClientCertIfGiven
+	if c.RequireClient {
+		out.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return out, nil
+}
+
+// Run serves until ctx ends, then drains and releases everything. It may be called once.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.Close()
+	l := g.opts.Listener
+	if l == nil {
+		var err error
+		if l, err = net.Listen("tcp", g.cfg.Listen.Address.String()); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+	}
+	side, err := g.sideListeners()
+	if err != nil {
+		l.Close()
+		return err
+	}
+	for _, w := range g.cfg.Warnings {
+		g.log.Warn(w)
+	}
+	g.log.Info("gateway serving", "address", l.Addr().String(), "tls", g.cfg.TLS.Certificate != "", "version", g.opts.Version,
+		"sandboxes", g.store.Count(sandbox.Kind))
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.readiness.Run(gctx) })
+	group.Go(func() error { return g.sandboxes.Follow(gctx) })
+	group.Go(func() error { return g.sandboxes.Retry(gctx) })
+	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })
+	if g.verifier != nil {
+		group.Go(func() error { return ignoreCanceled(gctx, g.verifier.Run(gctx)) })
+	}
+	for _, s := range side {
+		group.Go(func() error { return s.run(gctx) })
+	}
+	group.Go(func() error {
+		// Sessions never end by themselves: they are ended when the calls in flight have had most of their grace.
+		stop := context.AfterFunc(gctx, func() {
+			time.AfterFunc(g.cfg.ShutdownGrace*3/4, func() { g.relays.Close("gateway is shutting down") })
+		})
+		defer stop()
+		return g.port.Serve(gctx, l, g.cfg.ShutdownGrace)
+	})
+	err = group.Wait()
+	g.sandboxes.Wait()
+	g.log.Info("gateway stopped")
+	return err
+}
+
+func ignoreCanceled(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Close releases what New opened.
+func (g *Gateway) Close() {
+	for _, c := range g.conns {
+		if err := c.Close(); err != nil {
+			g.log.Debug("close a driver connection", "error", err)
+		}
+	}
+	g.conns = nil
+	if g.store != nil {
+		if err := g.store.Close(); err != nil {
+			g.log.Error("close the store", "error", err)
+		}
+		g.store = nil
+	}
+}
+
+// observer breaks the circle between sessions, which report to sandboxes, and sandboxes, which ask for sessions.
+type observer struct{ relay.Observer }
