@@ -153,7 +153,7 @@ func (d *Door) Unknown() grpc.StreamHandler {
 // call is one call on its way through the door. It is also the context under which the handler finds the request id,
 // which saves an allocation on every call.
 type call struct {
-	context.Context //nolint:containedctx // It is a context.
+	context.Context
 
 	method    string
 	label     string
@@ -256,7 +256,7 @@ func (d *Door) leave(ctx context.Context, c *call, err error, set func(context.C
 // stream would not do.
 type admittedStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // A stream has a context; that is the interface.
+	ctx context.Context
 }
 
 // Context returns the context with the principal.

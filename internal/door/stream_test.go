@@ -31,7 +31,7 @@ func (s somebody) Authenticate(context.Context, *authn.Request) (*principal.Prin
 // idle is a stream on which nothing happens.
 type idle struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // A stream has a context; that is the interface.
+	ctx context.Context
 }
 
 func (s idle) Context() context.Context   { return s.ctx }

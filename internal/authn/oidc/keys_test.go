@@ -184,6 +184,24 @@ func TestConcurrentCallersShareOneFetch(t *testing.T) {
 	})
 }
 
+func TestAHangingProviderHoldsNobodyForLong(t *testing.T) {
+	t.Parallel()
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+		run(t, v)
+		synctest.Wait()
+		good, forged := idp.Mint(nil), idp.NewKey("forged", jose.ES256)
+		release := idp.Hold()
+		defer release()
+		began := time.Now()
+		_, err := v.Verify(t.Context(), idp.MintWith(forged, nil, nil))
+		wantRefused(t, err, fault.Unauthenticated, "unknown signing key")
+		if waited := time.Since(began); waited != 5*time.Second {
+			t.Errorf("waited %s, want 5s", waited)
+		}
+		accept(t, v, good)
+	})
+}
+
 func TestABrokenOrEmptySetNeverReplacesAGoodOne(t *testing.T) {
 	t.Parallel()
 	for name, handler := range map[string]func(http.ResponseWriter, *http.Request){
@@ -220,7 +238,7 @@ func TestABrokenOrEmptySetNeverReplacesAGoodOne(t *testing.T) {
 }
 
 func write(w http.ResponseWriter, body string) {
-	_, _ = w.Write([]byte(body)) //nolint:errcheck // The verifier may hang up on a long answer.
+	_, _ = w.Write([]byte(body)) // The verifier may hang up on a long answer.
 }
 
 func TestStaleKeysServeForADay(t *testing.T) {

@@ -46,7 +46,7 @@ type Config struct {
 	RolesClaim string
 	// ScopesClaim is the dot path of the claim with the token's scopes; empty means that scopes are not used.
 	ScopesClaim string
-	// JWKSTTL is how often keys are fetched anew; 0 means DefaultJWKSTTL.
+	// JWKSTTL is how often keys are fetched anew, at most every ten seconds; 0 means DefaultJWKSTTL.
 	JWKSTTL time.Duration
 	// AllowMissingAudience accepts tokens without any "aud", which some realms issue. Every client of the
 	// provider can then obtain a token for the gateway.
@@ -117,6 +117,7 @@ func New(c Config) (*Verifier, error) {
 	if v.ttl == 0 {
 		v.ttl = DefaultJWKSTTL
 	}
+	v.ttl = max(v.ttl, demandInterval)
 	v.maxAge = max(minMaxAge, 2*v.ttl)
 	if v.rolesClaim == "" {
 		v.rolesClaim = DefaultRolesClaim

@@ -11,6 +11,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
 
 	"sallyport.dev/sallyport/internal/authn/oidc"
 	"sallyport.dev/sallyport/internal/fault"
@@ -249,6 +251,28 @@ func TestRolesAndScopes(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestTokenOfAClient(t *testing.T) {
+	t.Parallel()
+	idp := oidctest.New(t)
+	idp.AddClient("ci", oidctest.Client{Secret: "s", Claims: map[string]any{"realm_access": oidctest.Roles("openshell-user")}})
+	config := clientcredentials.Config{ClientID: "ci", ClientSecret: "s", TokenURL: idp.URL + "/token", Scopes: []string{"openshell:all"}}
+	token, err := config.Token(context.WithValue(t.Context(), oauth2.HTTPClient, idp.Client()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := newVerifier(t, idp, nil).Verify(t.Context(), token.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Subject != "service-account-ci" || len(p.Roles) != 1 || len(p.Scopes) != 1 {
+		t.Errorf("got %+v", p)
+	}
+	config.ClientSecret = "wrong"
+	if _, err := config.Token(context.WithValue(t.Context(), oauth2.HTTPClient, idp.Client())); err == nil {
+		t.Error("a wrong secret was accepted")
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	// missFor is how long a key id that the provider does not know causes no further fetch.
 	missFor   = time.Minute
 	maxMisses = 1024
+	// maxWait is how long a call waits for a fetch; one that takes longer serves later calls.
+	maxWait = 5 * time.Second
 	// Pauses between attempts while the provider is away.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
@@ -65,8 +67,12 @@ func (v *Verifier) demand(ctx context.Context, keyID string) error {
 	if own {
 		running = v.begin(context.WithoutCancel(ctx), false)
 	}
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
 	select {
 	case <-running.done:
+	case <-timer.C:
+		return nil
 	case <-ctx.Done():
 		return fault.Wrap(ctx.Err(), fault.Unavailable, ReasonKeysMissing,
 			"OIDC key refresh failed: the call ended before the identity provider answered").
