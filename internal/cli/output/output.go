@@ -117,14 +117,19 @@ func block(n *yaml.Node) {
 	}
 }
 
-// ambiguous tells whether a string needs its quotes to stay a string.
+// ambiguous tells whether a string needs its quotes to stay a string, also for readers of older YAML, to which
+// "yes" is a boolean and "1:20" a number.
 func ambiguous(s string) bool {
-	var n yaml.Node
-	if err := yaml.Unmarshal([]byte(s), &n); err != nil || len(n.Content) != 1 {
+	switch strings.ToLower(s) {
+	case "y", "n", "yes", "no", "on", "off", "true", "false", "null":
 		return true
 	}
-	c := n.Content[0]
-	return c.Kind != yaml.ScalarNode || c.Tag != "!!str" || c.Value != s
+	if s == "" || !((s[0] < utf8.RuneSelf && unicode.IsLetter(rune(s[0]))) || s[0] == '/') || strings.HasSuffix(s, " ") {
+		return true
+	}
+	return strings.ContainsFunc(s, func(r rune) bool {
+		return r >= utf8.RuneSelf || !(unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune(" ._-/@", r))
+	})
 }
 
 // Table writes rows under a header, columns aligned with two blanks between them. Without rows it writes
