@@ -42,10 +42,10 @@ func usage(s *system, active string) string {
 	if active != profileName {
 		say("  sallyport gateway select %s", profileName)
 	}
-	say("  sallyport gateway login %s", profileName)
-	say("  sallyport provider create --name demo --type generic --credential TOKEN=%s    # as admin@test", driverCredential)
+	say("  sallyport gateway login %s        # in the browser; only admin@test may create providers", profileName)
+	say("  sallyport provider create --name demo --type generic --driver-credential TOKEN=%s", devidp.DemoClient)
 	say("  sallyport sandbox create --name hello --provider demo")
-	say("  sallyport sandbox exec hello -- sh -c 'echo ${#TOKEN}'")
+	say("  sallyport sandbox exec -n hello -- sh -c 'echo ${#TOKEN}'")
 	say("")
 	say("With curl:")
 	say("  curl --cacert %s -H 'Connect-Protocol-Version: 1' -H 'Content-Type: application/json' \\", e.CAFile)
