@@ -51,7 +51,8 @@ type Resolver struct {
 	log      *slog.Logger
 	maxNames int
 
-	ctx     context.Context //nolint:containedctx // The life of fetches, which outlive their callers.
+	// ctx is the life of fetches, which outlive their callers.
+	ctx     context.Context
 	stop    context.CancelFunc
 	fetches sync.WaitGroup
 

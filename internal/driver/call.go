@@ -56,7 +56,7 @@ func (c *Conn) attempt(ctx context.Context, method string, args, reply any, opts
 	}
 	var header, trailer metadata.MD
 	err := c.cc.Invoke(ctx, method, args, reply, append(opts[:len(opts):len(opts)], grpc.Header(&header), grpc.Trailer(&trailer))...)
-	err, o := c.judge(ctx, method, err, answered(err, header, trailer))
+	o, err := c.judge(ctx, method, err, answered(err, header, trailer))
 	c.breaker.settle(o, time.Now())
 	return err
 }
@@ -119,24 +119,24 @@ func (c *Conn) awaitReady(ctx context.Context, method string) error {
 
 // judge turns the outcome of a gRPC call into this package's error and what it teaches the breaker. answered
 // tells whether anything of the driver's answer arrived: a driver's own UNAVAILABLE is an answer like any other.
-func (c *Conn) judge(ctx context.Context, method string, err error, answered bool) (error, outcome) {
+func (c *Conn) judge(ctx context.Context, method string, err error, answered bool) (outcome, error) {
 	switch {
 	case err == nil:
-		return nil, outcomeAlive
+		return outcomeAlive, nil
 	case ctx.Err() != nil || status.Code(err) == codes.DeadlineExceeded && expiring(ctx):
 		o := outcomeNone
 		if c.timedOut(ctx) {
 			o = outcomeDead
 		}
-		return c.ended(ctx, method, err), o
+		return o, c.ended(ctx, method, err)
 	case answered:
-		return refused(status.Convert(err)), outcomeAlive
+		return outcomeAlive, refused(status.Convert(err))
 	case status.Code(err) == codes.Unavailable:
-		return c.unavailable(err), outcomeDead
+		return outcomeDead, c.unavailable(err)
 	default:
 		// Made by the local library, for example a message that cannot be encoded.
-		return fault.Wrap(&transportError{cause: err}, fault.Internal, ReasonInvalidAnswer, "call %s of the %s driver failed",
-			path.Base(method), c.cfg.Name).WithNext("look at the gateway's log for the cause"), outcomeNone
+		return outcomeNone, fault.Wrap(&transportError{cause: err}, fault.Internal, ReasonInvalidAnswer,
+			"call %s of the %s driver failed", path.Base(method), c.cfg.Name).WithNext("look at the gateway's log for the cause")
 	}
 }
 
@@ -180,7 +180,7 @@ func (c *Conn) ended(ctx context.Context, method string, err error) error {
 func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	s, err := c.cc.NewStream(ctx, desc, method, append(opts[:len(opts):len(opts)], grpc.WaitForReady(true))...)
 	if err != nil {
-		err, _ = c.judge(ctx, method, err, false)
+		_, err = c.judge(ctx, method, err, false)
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
 	return &stream{ClientStream: s, ctx: ctx, conn: c, method: method}, nil
@@ -204,7 +204,7 @@ func (s *stream) RecvMsg(m any) error {
 	if headerErr != nil {
 		header = nil
 	}
-	err, _ = s.conn.judge(s.ctx, s.method, err, answered(err, header, s.Trailer()))
+	_, err = s.conn.judge(s.ctx, s.method, err, answered(err, header, s.Trailer()))
 	return err
 }
 

@@ -104,7 +104,7 @@ func DNSLabel(field, name string, most int) error {
 	if err := Length(field, name, most); err != nil {
 		return err
 	}
-	bad := ""
+	var bad string
 	switch {
 	case !onlyDNS(name):
 		bad = "must contain only lowercase alphanumeric characters or hyphens"

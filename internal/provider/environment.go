@@ -157,7 +157,7 @@ func (s *Service) Environment(ctx context.Context, workspace string, names []str
 
 // skip tells, and logs, why a stored credential does not become a variable.
 func (s *Service) skip(p attached, key string, claimed map[string]string, now time.Time) bool {
-	why := ""
+	var why string
 	switch {
 	case !injectable(key):
 		why = "its name cannot be used as an environment variable"
@@ -177,7 +177,8 @@ func (s *Service) skip(p attached, key string, claimed map[string]string, now ti
 func (s *Service) add(env *Environment, p attached, key string, tokens map[string]resolved) {
 	row := p.record.Credentials[key]
 	origin := Origin{Provider: p.object.Name, ProviderID: p.object.ID, Credential: row.Reference}
-	value, expires := "", p.record.ExpiresAtMS[key]
+	var value string
+	expires := p.record.ExpiresAtMS[key]
 	if row.Reference != "" {
 		t := tokens[row.Reference]
 		if t.err != nil {

@@ -41,6 +41,7 @@ func (f *fakeDriver) set(name string, t credentials.Token) {
 	defer f.mu.Unlock()
 	f.tokens[name] = t
 }
+
 func (f *fakeDriver) Resolve(_ context.Context, name string) (credentials.Token, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -229,13 +230,19 @@ func TestCreateLimits(t *testing.T) {
 		"type blank":     {provider.Provider{Type: " ", Credentials: one}, "provider.type is required"},
 		"none":           {provider.Provider{Type: "t"}, "provider.credentials must not be empty"},
 		"credentials at": {provider.Provider{Type: "t", Credentials: many(32)}, ""},
-		"credentials past": {provider.Provider{Type: "t", Credentials: many(33)},
-			"provider.credentials exceeds maximum entries (33 > 32)"},
+		"credentials past": {
+			provider.Provider{Type: "t", Credentials: many(33)},
+			"provider.credentials exceeds maximum entries (33 > 32)",
+		},
 		"key, value at": {provider.Provider{Type: "t", Credentials: map[string]string{x(256): x(8192)}}, ""},
-		"key past": {provider.Provider{Type: "t", Credentials: map[string]string{x(257): "v"}},
-			"provider.credentials key exceeds maximum length (257 > 256)"},
-		"value past": {provider.Provider{Type: "t", Credentials: map[string]string{"A": x(8193)}},
-			"provider.credentials value exceeds maximum length (8193 > 8192)"},
+		"key past": {
+			provider.Provider{Type: "t", Credentials: map[string]string{x(257): "v"}},
+			"provider.credentials key exceeds maximum length (257 > 256)",
+		},
+		"value past": {
+			provider.Provider{Type: "t", Credentials: map[string]string{"A": x(8193)}},
+			"provider.credentials value exceeds maximum length (8193 > 8192)",
+		},
 		"config at":   {provider.Provider{Type: "t", Credentials: one, Config: many(64)}, ""},
 		"config past": {provider.Provider{Type: "t", Credentials: one, Config: many(65)}, "provider.config exceeds maximum entries (65 > 64)"},
 		"label":       {provider.Provider{Type: "t", Credentials: one, Labels: map[string]string{"a b": ""}}, "labels key name"},
@@ -243,8 +250,10 @@ func TestCreateLimits(t *testing.T) {
 		"no value":    {provider.Provider{Type: "t", Credentials: map[string]string{"A": ""}}, "must not be empty"},
 		"marker":      {provider.Provider{Type: "t", Credentials: map[string]string{"A": "REDACTED"}}, "REDACTED"},
 		"odd env key": {provider.Provider{Type: "t", Credentials: map[string]string{"1-A": "v"}}, ""},
-		"bad ref": {provider.Provider{Type: "t", Credentials: map[string]string{"A": "driver://" + canary}},
-			`provider.credentials "A": value begins with driver://`},
+		"bad ref": {
+			provider.Provider{Type: "t", Credentials: map[string]string{"A": "driver://" + canary}},
+			`provider.credentials "A": value begins with driver://`,
+		},
 	} {
 		_, err := h.Create(t.Context(), tc.p)
 		switch {
@@ -548,8 +557,10 @@ func TestMovedSecretDoesNotOpen(t *testing.T) {
 	}
 	for i, c := range []*store.Object{
 		{Kind: provider.Kind, ID: "other", Workspace: "default", Name: "thief", Payload: o.Payload},
-		{Kind: provider.Kind, ID: "third", Workspace: "default", Name: "renamed",
-			Payload: bytes.Replace(o.Payload, []byte(`"A"`), []byte(`"B"`), 1)},
+		{
+			Kind: provider.Kind, ID: "third", Workspace: "default", Name: "renamed",
+			Payload: bytes.Replace(o.Payload, []byte(`"A"`), []byte(`"B"`), 1),
+		},
 	} {
 		if _, err := st.Write(t.Context(), store.Create(c)); err != nil {
 			t.Fatalf("%d: %v", i, err)

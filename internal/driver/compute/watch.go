@@ -49,7 +49,7 @@ func (c *Client) Watch(ctx context.Context, sink Sink) error {
 			pause = c.first
 		}
 		c.log.Warn("driver watch ended; opening it again", "driver", c.conn.Name(), "error", err)
-		timer := time.NewTimer(pause/2 + rand.N(pause/2+1))
+		timer := time.NewTimer(pause/2 + rand.N(pause/2+1)) //nolint:gosec // Jitter needs no secrecy.
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -71,7 +71,9 @@ func (c *Client) watchOnce(ctx context.Context, sink Sink) (listed bool, err err
 	}
 	events := make(chan *computepb.WatchSandboxesEvent)
 	ended := make(chan error, 1)
+	received := make(chan struct{})
 	go func() {
+		defer close(received)
 		for {
 			e, err := stream.Recv()
 			if err != nil {
@@ -87,13 +89,9 @@ func (c *Client) watchOnce(ctx context.Context, sink Sink) (listed bool, err err
 		}
 	}()
 	// The goroutine ends before this function does.
-	var streamErr error
-	got := false
 	defer func() {
-		if !got {
-			cancel()
-			<-ended
-		}
+		cancel()
+		<-received
 	}()
 
 	lists := time.NewTimer(0)
@@ -116,12 +114,11 @@ func (c *Client) watchOnce(ctx context.Context, sink Sink) (listed bool, err err
 			next, retry = c.resync, c.first
 		case e := <-events:
 			c.deliver(ctx, sink, e)
-		case streamErr = <-ended:
-			got = true
-			if errors.Is(streamErr, io.EOF) {
+		case err := <-ended:
+			if errors.Is(err, io.EOF) {
 				return listed, errors.New("driver ended the stream")
 			}
-			return listed, streamErr
+			return listed, err
 		}
 	}
 }

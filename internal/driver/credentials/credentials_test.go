@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -133,7 +134,7 @@ func TestList(t *testing.T) {
 		t.Errorf("at the limit: %d %v", len(got), err)
 	}
 	for name, lie := range map[string][]*credentialspb.CredentialInfo{
-		"too many": append(many, info("x")), "empty name": {info("")}, "bad name": {info("a b")},
+		"too many": slices.Concat(many, []*credentialspb.CredentialInfo{info("x")}), "empty name": {info("")}, "bad name": {info("a b")},
 		"twice": {info("a"), info("b"), info("a")}, "long scope": {info("a", strings.Repeat("x", 257))},
 	} {
 		f.list.Credentials = lie
