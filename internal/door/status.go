@@ -62,7 +62,7 @@ func statusOf(method string, err error, requestID string) *status.Status {
 	if st, ok := status.FromError(err); ok && strings.HasPrefix(method, "/grpc.") {
 		return st
 	}
-	f := faultOf(err)
+	f := faultOf(method, err)
 	code, ok := kindCodes[f.Kind]
 	if !ok {
 		code = codes.Internal
@@ -83,7 +83,7 @@ func statusOf(method string, err error, requestID string) *status.Status {
 }
 
 // faultOf finds the fault in err, or the one that a known foreign error stands for.
-func faultOf(err error) *fault.Error {
+func faultOf(method string, err error) *fault.Error {
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		return f
 	}
@@ -108,8 +108,8 @@ func faultOf(err error) *fault.Error {
 				"a message of the call is larger than accepted, or another limit of the call is reached").
 				WithNext("ask for less or send less at a time")
 		case codes.Unimplemented:
-			return fault.Wrap(err, fault.Unimplemented, "UNIMPLEMENTED", "the gateway does not serve this method").
-				WithNext("see the gateway's status page for what is served")
+			return fault.Wrap(err, fault.Unimplemented, "NOT_BUILT", "%s is not built yet; docs/status.md says when it comes", bounded(method)).
+				WithNext("see docs/status.md for what is served")
 		}
 	}
 	return fault.From(err)

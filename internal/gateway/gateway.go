@@ -64,6 +64,7 @@ type Gateway struct {
 	log       *slog.Logger
 	store     *store.Store
 	conns     []*driver.Conn
+	resolver  *credential.Resolver
 	compute   *compute.Client
 	verifier  *oidc.Verifier
 	sessions  *observer
@@ -131,8 +132,7 @@ func (g *Gateway) services(tokens *sandboxtoken.Issuer) (v00.Services, error) {
 		return v00.Services{}, err
 	}
 	g.compute = compute.New(conn, g.log)
-	resolver, lister, err := g.credentials()
-	if err != nil {
+	if err := g.openResolver(); err != nil {
 		return v00.Services{}, err
 	}
 	key, err := loadKey(g.cfg.StateDir)
@@ -141,7 +141,7 @@ func (g *Gateway) services(tokens *sandboxtoken.Issuer) (v00.Services, error) {
 	}
 	logs := sandboxlog.NewHub(logBytes)
 	g.providers, err = provider.New(provider.Options{
-		Store: g.store, Resolver: resolver, Key: key, Logger: g.log,
+		Store: g.store, Resolver: g.resolver, Key: key, Logger: g.log,
 		InUse: func(workspace, name string) []string { return g.sandboxes.UsersOf(workspace, name) },
 	})
 	if err != nil {
@@ -152,24 +152,25 @@ func (g *Gateway) services(tokens *sandboxtoken.Issuer) (v00.Services, error) {
 	})
 	g.sessions.Observer = g.sandboxes
 	return v00.Services{
-		Sandboxes: g.sandboxes, Providers: g.providers, Credentials: lister, Compute: g.compute, Relays: g.relays,
+		Sandboxes: g.sandboxes, Providers: g.providers, Credentials: g.resolver, Compute: g.compute, Relays: g.relays,
 		Exec: exec.NewRunner(g.relays), Logs: logs, Tokens: tokens, Healthy: func() error { return g.readiness.Err() },
 		Version: g.opts.Version, DriverName: g.cfg.Drivers.Name, Logger: g.log,
 	}, nil
 }
 
-// credentials reaches the credentials driver, if there is one. Without it, providers that name a driver credential
+// openResolver reaches the credentials driver, if there is one. Without it, providers that name a driver credential
 // are refused with the reason.
-func (g *Gateway) credentials() (*credential.Resolver, v00.Credentials, error) {
-	if g.cfg.Drivers.CredentialsSocket == "" {
-		return credential.NewResolver(credential.Options{Logger: g.log}), nil, nil
+func (g *Gateway) openResolver() error {
+	options := credential.Options{Logger: g.log}
+	if g.cfg.Drivers.CredentialsSocket != "" {
+		conn, err := g.dial("credentials", g.cfg.Drivers.CredentialsSocket)
+		if err != nil {
+			return err
+		}
+		options.Driver = credentials.New(conn)
 	}
-	conn, err := g.dial("credentials", g.cfg.Drivers.CredentialsSocket)
-	if err != nil {
-		return nil, nil, err
-	}
-	client := credentials.New(conn)
-	return credential.NewResolver(credential.Options{Driver: client, Logger: g.log}), client, nil
+	g.resolver = credential.NewResolver(options)
+	return nil
 }
 
 func (g *Gateway) dial(name, socket string) (*driver.Conn, error) {
@@ -353,6 +354,10 @@ func ignoreCanceled(ctx context.Context, err error) error {
 
 // Close releases what New opened.
 func (g *Gateway) Close() {
+	if g.resolver != nil {
+		g.resolver.Close()
+		g.resolver = nil
+	}
 	for _, c := range g.conns {
 		if err := c.Close(); err != nil {
 			g.log.Debug("close a driver connection", "error", err)

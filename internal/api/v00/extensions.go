@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"sallyport.dev/sallyport/gen/sallyportpb"
-	"sallyport.dev/sallyport/internal/fault"
 )
 
 // extensions serves sallyport.v1.
@@ -14,10 +13,6 @@ type extensions struct {
 }
 
 func (h *extensions) ListCredentials(ctx context.Context, _ *sallyportpb.ListCredentialsRequest) (*sallyportpb.ListCredentialsResponse, error) {
-	if h.credentials == nil {
-		return nil, fault.New(fault.FailedPrecondition, "CREDENTIALS_DRIVER_NOT_CONFIGURED", "no credentials driver is configured").
-			WithNext("start the gateway with --credentials-driver-socket")
-	}
 	list, err := h.credentials.List(ctx)
 	if err != nil {
 		return nil, err
