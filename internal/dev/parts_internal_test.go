@@ -214,10 +214,13 @@ func TestStubbornChildIsKilled(t *testing.T) {
 		name: "stubborn", path: "/bin/sh", args: []string{"-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"},
 		log: filepath.Join(dir, "log"), grace: 50 * time.Millisecond,
 	}, newSaid().say)
-	waitFor(t, func() bool { return tail(c.log, 1) == "up" })
-	c.mu.Lock()
-	pid := c.pid
-	c.mu.Unlock()
+	var pid int
+	waitFor(t, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		pid = c.pid
+		return pid != 0 && tail(c.log, 1) == "up"
+	})
 	c.stop()
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("process %d lives: %v", pid, err)
