@@ -24,10 +24,10 @@ const (
 
 // runMain runs the sandbox's main process to its end and tells the gateway its exit code, unless it ended because
 // the supervisor ends. The process writes where the supervisor writes.
-func (s *supervisor) runMain(ctx context.Context) (int, error) {
+func (s *supervisor) runMain(ctx context.Context) int {
 	code, err := s.startMain()
 	if ctx.Err() != nil {
-		return 0, nil
+		return 0
 	}
 	if err != nil {
 		s.log.Error("main process not started", "error", err)
@@ -40,7 +40,7 @@ func (s *supervisor) runMain(ctx context.Context) (int, error) {
 		s.log.Info("main process ended", "exit_code", code)
 	}
 	s.reportExit(ctx, code)
-	return code, nil
+	return code
 }
 
 func (s *supervisor) startMain() (int, error) {

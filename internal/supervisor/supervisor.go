@@ -84,7 +84,7 @@ func Run(ctx context.Context, o Options) (int, error) {
 		Table: s.table, Workdir: c.Workdir, User: c.UserEnvironment, Marker: c.Marker, Path: c.Path,
 		Credential: c.Credential, Provider: follower.Provider,
 	}
-	listener, cleanup, err := s.listen()
+	listener, cleanup, err := s.listen(ctx)
 	if err != nil {
 		return 1, err
 	}
@@ -115,7 +115,7 @@ type supervisor struct {
 }
 
 // listen opens the SSH socket, in a private directory if the driver named none.
-func (s *supervisor) listen() (net.Listener, func(), error) {
+func (s *supervisor) listen(ctx context.Context) (net.Listener, func(), error) {
 	path, cleanup := s.Config.SSHSocket, func() {}
 	if path == "" {
 		dir, err := os.MkdirTemp("", "sallyport-ssh-")
@@ -129,7 +129,7 @@ func (s *supervisor) listen() (net.Listener, func(), error) {
 		}
 		path = filepath.Join(dir, "ssh.sock")
 	}
-	l, err := sshd.Listen(path)
+	l, err := sshd.Listen(ctx, path)
 	if err != nil {
 		cleanup()
 		return nil, nil, err
@@ -167,9 +167,8 @@ func (s *supervisor) run(parent context.Context, listener net.Listener) (int, er
 	if s.Config.Main != nil && ctx.Err() == nil {
 		group.Go(func() error {
 			defer cancel()
-			var err error
-			code, err = s.runMain(ctx)
-			return err
+			code = s.runMain(ctx)
+			return nil
 		})
 	}
 	<-ctx.Done()

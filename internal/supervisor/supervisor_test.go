@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -148,7 +149,7 @@ func collect(tb testing.TB, r *gatewaytest.Relay) *execResult {
 	for {
 		data, err := r.Recv()
 		if err != nil {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				tb.Fatalf("receive: %v", err)
 			}
 			return res

@@ -176,11 +176,19 @@ func output(ch Channel, p *process.Process) error {
 const outputFrame = 32<<10 - 16
 
 // buffers hold one frame each: the type byte, then what was read.
-var buffers = sync.Pool{New: func() any { b := make([]byte, outputFrame); return &b }}
+var buffers sync.Pool
+
+func takeBuffer() *[]byte {
+	if b, ok := buffers.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, outputFrame)
+	return &b
+}
 
 // pump reads straight behind a frame's type byte, so a chunk of output is never copied before it is encoded.
 func pump(ch Channel, p *process.Process, out *os.File, t execchannel.Type) error {
-	buf := buffers.Get().(*[]byte)
+	buf := takeBuffer()
 	defer buffers.Put(buf)
 	frame := *buf
 	frame[0] = byte(t)
@@ -192,9 +200,9 @@ func serveInput(ch Channel, p *process.Process) error {
 	open := true
 	probe := []byte{byte(execchannel.Stdout)}
 	for {
-		data, err := ch.Recv()
-		if err != nil {
-			return nil
+		data, gone := ch.Recv()
+		if gone != nil {
+			return nil //nolint:nilerr // Every end of the channel ends its command in the same way.
 		}
 		frame, err := execchannel.Decode(data)
 		if err != nil {

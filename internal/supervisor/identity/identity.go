@@ -277,5 +277,5 @@ func (s *Source) next() time.Duration {
 	if expires, ok := expiry(token); ok {
 		due = min(max(time.Until(expires)*4/5, minRefresh), maxRefresh)
 	}
-	return due + rand.N(due/10+1)
+	return due + rand.N(due/10+1) //nolint:gosec // Jitter is no secret.
 }

@@ -130,7 +130,7 @@ func (p *Pusher) Run(ctx context.Context, gateway openshellpb.OpenShellClient, f
 		if sent {
 			delay = firstDelay
 		}
-		wait := delay/2 + rand.N(delay)
+		wait := delay/2 + rand.N(delay) //nolint:gosec // Jitter is no secret.
 		log.Debug("log stream broke", "error", err, "retry_in", wait)
 		delay = min(2*delay, maxDelay)
 		select {
@@ -149,10 +149,12 @@ func (p *Pusher) stream(ctx, life context.Context, gateway openshellpb.OpenShell
 	if err != nil {
 		return false, fmt.Errorf("open log stream: %w", err)
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
+	var endErr error
 	go func() {
+		defer close(ended)
 		// The gateway answers only when it gives up the stream.
-		ended <- wire.RecvMsg(&openshellpb.PushSandboxLogsResponse{})
+		endErr = wire.RecvMsg(&openshellpb.PushSandboxLogsResponse{})
 	}()
 	defer func() { cancel(); <-ended }()
 	ticker := time.NewTicker(batchTime)
@@ -165,36 +167,35 @@ func (p *Pusher) stream(ctx, life context.Context, gateway openshellpb.OpenShell
 				err = wire.CloseSend()
 			}
 			if err == nil {
-				ended <- <-ended
+				<-ended
 			}
 			return true, err
-		case err := <-ended:
-			ended <- err
+		case <-ended:
 			p.putBack(nil)
-			return sent, fmt.Errorf("log stream: %w", err)
+			return sent, fmt.Errorf("log stream: %w", endErr)
 		case <-ticker.C:
 		case <-p.full:
 		}
-		any, err := p.send(wire)
+		some, err := p.send(wire)
 		if err != nil {
 			return sent, err
 		}
-		sent = sent || any
+		sent = sent || some
 	}
 }
 
 // send sends all that is queued.
 func (p *Pusher) send(wire grpc.ClientStreamingClient[openshellpb.PushSandboxLogsRequest, openshellpb.PushSandboxLogsResponse]) (bool, error) {
-	any := false
+	sent := false
 	for {
 		batch := p.take()
 		if len(batch) == 0 {
-			return any, nil
+			return sent, nil
 		}
 		if err := wire.Send(&openshellpb.PushSandboxLogsRequest{SandboxId: p.sandboxID, Logs: batch}); err != nil {
 			p.putBack(batch)
-			return any, fmt.Errorf("send log lines: %w", err)
+			return sent, fmt.Errorf("send log lines: %w", err)
 		}
-		any = true
+		sent = true
 	}
 }

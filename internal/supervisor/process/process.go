@@ -128,7 +128,7 @@ func (p *Process) open(s Spec) ([3]int, error) {
 // closeFDs closes the child's ends; 0 marks one that was never opened, equal ones are closed once.
 func closeFDs(fds [3]int) {
 	for i, fd := range fds {
-		if fd > 0 && (i == 0 || fd != fds[i-1]) {
+		if fd > 0 && (i == 0 || fd != fds[i-1]) { //nolint:gosec // i-1 is read only where i is not 0.
 			unix.Close(fd)
 		}
 	}
@@ -238,8 +238,8 @@ func (p *Process) wait() {
 	p.endedAt = time.Now()
 	p.ended.Store(true)
 	p.wakeReaders()
-	close(p.done)
 	p.table.remove(p)
+	close(p.done)
 }
 
 // groupPoll is how often a group that is being ended is looked at once its leader is dead.

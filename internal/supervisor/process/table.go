@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -34,7 +35,10 @@ func (t *Table) add(p *Process) {
 
 func (t *Table) remove(p *Process) {
 	t.mu.Lock()
-	delete(t.own, p.pid)
+	// The number may belong to a younger child already.
+	if t.own[p.pid] == p {
+		delete(t.own, p.pid)
+	}
 	ended := t.ended
 	t.mu.Unlock()
 	if ended != nil {
@@ -123,7 +127,7 @@ func (t *Table) reapOrphans() error {
 			_, err = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
 		}
 		t.starting.Unlock()
-		if err != nil && err != syscall.EINTR && err != syscall.ECHILD {
+		if err != nil && !errors.Is(err, syscall.EINTR) && !errors.Is(err, syscall.ECHILD) {
 			return fmt.Errorf("collect orphan: %w", err)
 		}
 	}

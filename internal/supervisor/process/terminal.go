@@ -67,7 +67,7 @@ func firstChild() (int, error) {
 		switch err {
 		case nil:
 			// On 64-bit Linux the union that follows the three common fields starts with the pid at byte 16.
-			return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), 16))), nil
+			return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), 16))), nil //nolint:gosec // Within the struct of 128 bytes.
 		case unix.EINTR:
 		case unix.ECHILD:
 			return 0, nil

@@ -143,8 +143,8 @@ func finish(s *Stream) error {
 		return err
 	}
 	for {
-		if _, err := s.Recv(); err != nil {
-			return nil
+		if _, gone := s.Recv(); gone != nil {
+			return nil //nolint:nilerr // Any end will do.
 		}
 	}
 }
@@ -198,12 +198,20 @@ func bridge(ctx context.Context, s *Stream, local net.Conn) error {
 }
 
 // uploads are the buffers of copyUp.
-var uploads = sync.Pool{New: func() any { b := make([]byte, writeFrame); return &b }}
+var uploads sync.Pool
+
+func takeUpload() *[]byte {
+	if b, ok := uploads.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, writeFrame)
+	return &b
+}
 
 // copyUp ends with the target's side. Once the gateway has gone, what the target still says is read and dropped,
 // so that it can finish in peace.
 func copyUp(s *Stream, local net.Conn, gone *atomic.Bool) error {
-	buf := uploads.Get().(*[]byte)
+	buf := takeUpload()
 	defer uploads.Put(buf)
 	for {
 		n, err := local.Read(*buf)

@@ -77,18 +77,18 @@ func (c *Client) Run(ctx context.Context) error {
 	delay := firstDelay
 	for ctx.Err() == nil {
 		began := time.Now()
-		accepted, err := c.once(ctx)
+		accepted, reason := c.once(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		if accepted && time.Since(began) >= min(delay, steadySession) {
 			delay = firstDelay
 		}
-		if status.Code(err) == codes.Unauthenticated && c.o.Unauthenticated != nil {
+		if status.Code(reason) == codes.Unauthenticated && c.o.Unauthenticated != nil {
 			c.o.Unauthenticated(ctx)
 		}
 		wait := jitter(delay)
-		c.o.Log.Warn("gateway session ended; reconnecting", "error", err, "in", wait.Round(time.Millisecond))
+		c.o.Log.Warn("gateway session ended; reconnecting", "error", reason, "in", wait.Round(time.Millisecond))
 		delay = min(2*delay, maxDelay)
 		select {
 		case <-ctx.Done():
@@ -96,11 +96,13 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 	}
 	c.relays.wait()
-	return nil
+	return nil //nolint:nilerr // Only ctx ends the loop; the reason of the last session is of no use then.
 }
 
 // jitter spreads d over half to one and a half of it, so that a gateway's restart is not followed by a stampede.
-func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+func jitter(d time.Duration) time.Duration {
+	return d/2 + rand.N(d) //nolint:gosec // Jitter is no secret.
+}
 
 type control = grpc.BidiStreamingClient[openshellpb.SupervisorMessage, openshellpb.GatewayMessage]
 

@@ -87,6 +87,9 @@ func (f *Follower) Load(ctx context.Context) {
 		if err == nil {
 			break
 		}
+		if ctx.Err() != nil {
+			return
+		}
 		if try == firstTries || !transient(err) {
 			f.o.Log.Warn("sandbox configuration not loaded; asking again in the background", "error", err)
 			break

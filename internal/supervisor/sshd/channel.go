@@ -172,10 +172,18 @@ func (c *sessionChannel) finish(code int) {
 }
 
 // pumpBuffers match SSH's largest packet.
-var pumpBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var pumpBuffers sync.Pool
+
+func takeBuffer() *[]byte {
+	if b, ok := pumpBuffers.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 32<<10)
+	return &b
+}
 
 func pump(p *process.Process, out *os.File, to io.Writer) {
-	buf := pumpBuffers.Get().(*[]byte)
+	buf := takeBuffer()
 	defer pumpBuffers.Put(buf)
 	// A failed write means that the client has left, which ends the command elsewhere.
 	_ = p.Copy(out, *buf, func(n int) error {

@@ -20,15 +20,16 @@ const maxConnections = 64
 
 // Listen makes the Unix socket at path, mode 0600; "@name" is an abstract one. A leftover of an earlier run is
 // replaced, but neither a file of another kind nor the socket of a server that still answers.
-func Listen(path string) (net.Listener, error) {
+func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if strings.HasPrefix(path, "@") {
-		l, err := net.Listen("unix", path)
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "unix", path)
 		if err != nil {
 			return nil, fmt.Errorf("listen on ssh socket: %w", err)
 		}
 		return l, nil
 	}
-	if err := removeStale(path); err != nil {
+	if err := removeStale(ctx, path); err != nil {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
@@ -40,8 +41,11 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on ssh socket: %w", err)
 	}
-	defer os.RemoveAll(private)
 	born := filepath.Join(private, "s")
+	defer func() {
+		// Holds at most our own socket, and that only after a failure.
+		_ = os.RemoveAll(private)
+	}()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen on ssh socket: %w", err)
@@ -75,7 +79,7 @@ func (s *socket) Close() error {
 	return err
 }
 
-func removeStale(path string) error {
+func removeStale(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -86,7 +90,8 @@ func removeStale(path string) error {
 	if info.Mode()&os.ModeSocket == 0 {
 		return fmt.Errorf("ssh socket: %s exists and is not a socket; remove it or choose another path", path)
 	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	d := net.Dialer{Timeout: time.Second}
+	if c, err := d.DialContext(ctx, "unix", path); err == nil {
 		c.Close()
 		return fmt.Errorf("ssh socket: %s is in use by another server", path)
 	}
