@@ -31,6 +31,19 @@ func (s *sandbox) keepFrom(lost string) {
 	})
 }
 
+// keeping tells whether a keeper is in charge and has not given up.
+func (s *sandbox) keeping() bool {
+	if s.kept == nil {
+		return false
+	}
+	select {
+	case <-s.kept:
+		return false
+	default:
+		return true
+	}
+}
+
 // endKeeper takes the sandbox back from its keeper.
 func (s *sandbox) endKeeper() {
 	if s.stopKeeper == nil {

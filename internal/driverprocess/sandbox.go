@@ -365,7 +365,19 @@ func (s *sandbox) erase(ctx context.Context) error {
 	return nil
 }
 
-// want stores what the sandbox is meant to be.
+// decide takes the sandbox from its keeper and stores what it is now meant to be. If that cannot be stored,
+// all stays as it was.
+func (s *sandbox) decide(state string) error {
+	keeping := s.keeping()
+	s.endKeeper()
+	err := s.want(state)
+	if err != nil && keeping {
+		s.keepFrom("the sandbox's end could not be stored")
+	}
+	return err
+}
+
+// want stores what the sandbox is meant to be; no keeper is in charge meanwhile.
 func (s *sandbox) want(state string) error {
 	if s.rec.Want == state {
 		return nil

@@ -204,7 +204,7 @@ func (s *sandbox) stop(ctx context.Context) error {
 	if s.rec.Want == wantDeleted {
 		return errNotFound()
 	}
-	if err := s.want(wantStopped); err != nil {
+	if err := s.decide(wantStopped); err != nil {
 		return err
 	}
 	if err := s.halt(ctx, s.d.opts.Grace); err != nil {
@@ -218,12 +218,8 @@ func (s *sandbox) resume(ctx context.Context) error {
 	if s.rec.Want == wantDeleted {
 		return errNotFound()
 	}
-	if s.kept != nil {
-		select {
-		case <-s.kept: // given up
-		default:
-			return nil
-		}
+	if s.keeping() {
+		return nil
 	}
 	s.endKeeper()
 	if err := s.want(wantRunning); err != nil {
@@ -241,7 +237,7 @@ func (s *sandbox) resume(ctx context.Context) error {
 }
 
 func (s *sandbox) remove(ctx context.Context) error {
-	if err := s.want(wantDeleted); err != nil {
+	if err := s.decide(wantDeleted); err != nil {
 		return err
 	}
 	if err := s.erase(ctx); err != nil {
