@@ -18,9 +18,9 @@ const (
 
 // registerCompletions offers values of the global flags.
 func (a *app) registerCompletions(root *cobra.Command) {
-	//nolint:errcheck,gosec // It fails only for a flag that is not there, which the tests would show.
+	//nolint:errcheck // It fails only for a flag that is not there, which the tests would show.
 	root.RegisterFlagCompletionFunc("gateway", a.completeGateways)
-	//nolint:errcheck,gosec // As above.
+	//nolint:errcheck // As above.
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"},
 		cobra.ShellCompDirectiveNoFileComp))
 }

@@ -177,6 +177,7 @@ func (a *app) cleanUp(ctx context.Context, s *session, name string, cause error)
 func (a *app) awaitReady(ctx context.Context, s *session, sb *openshellpb.Sandbox, progress *output.Progress,
 	timeout time.Duration,
 ) (*openshellpb.Sandbox, error) {
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	w := &watcher{progress: progress, note: func(text string) { progress.Pause(func() { a.out.Note("%s", text) }) }}
@@ -190,7 +191,7 @@ func (a *app) awaitReady(ctx context.Context, s *session, sb *openshellpb.Sandbo
 		case err == nil && next != nil:
 			sb = next
 			continue
-		case err != nil && !transient(err) && ctx.Err() == nil:
+		case err != nil && !transient(err) && !late(ctx, err):
 			return nil, err
 		}
 		pause := time.NewTimer(rewatchAfter)
@@ -199,13 +200,16 @@ func (a *app) awaitReady(ctx context.Context, s *session, sb *openshellpb.Sandbo
 		case <-ctx.Done():
 			pause.Stop()
 		}
+		if whole.Err() != nil {
+			return nil, whole.Err()
+		}
 		if ctx.Err() != nil {
-			return nil, w.overdue(ctx, sb.GetMetadata().GetName(), timeout)
+			return nil, w.overdue(sb.GetMetadata().GetName(), timeout)
 		}
 		resp, err := s.shell.GetSandbox(ctx, &openshellpb.GetSandboxRequest{
 			Name: sb.GetMetadata().GetName(), Workspace: a.flags.workspace,
 		})
-		if err != nil && !transient(err) && ctx.Err() == nil {
+		if err != nil && !transient(err) && !late(ctx, err) {
 			return nil, err
 		}
 		if err == nil && resp.GetSandbox() != nil {
@@ -217,6 +221,11 @@ func (a *app) awaitReady(ctx context.Context, s *session, sb *openshellpb.Sandbo
 func transient(err error) bool {
 	c := status.Code(err)
 	return c == codes.Unavailable || c == codes.Aborted
+}
+
+// late tells that a call failed because the time is over, which the gateway may notice a moment earlier.
+func late(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || status.Code(err) == codes.DeadlineExceeded
 }
 
 // watcher follows one sandbox on its way to ready.
@@ -273,7 +282,7 @@ func (w *watcher) watch(ctx context.Context, s *session, id string) (*openshellp
 		switch p := event.GetPayload().(type) {
 		case *openshellpb.SandboxStreamEvent_Sandbox:
 			if done, err := w.take(p.Sandbox); done || err != nil {
-				return p.Sandbox, nil //nolint:nilerr // The caller judges the state again and reports it.
+				return p.Sandbox, nil // The caller judges the state again and reports it.
 			}
 		case *openshellpb.SandboxStreamEvent_Event:
 			w.event(p.Event)
@@ -319,11 +328,8 @@ func stepWord(step string) string {
 	}
 }
 
-// overdue words the end of the time, or of the patience of whoever interrupted.
-func (w *watcher) overdue(ctx context.Context, name string, timeout time.Duration) error {
-	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return ctx.Err()
-	}
+// overdue words the end of the time.
+func (w *watcher) overdue(name string, timeout time.Duration) error {
 	text := fmt.Sprintf("sandbox provisioning timed out after %ds", int(math.Round(timeout.Seconds())))
 	if w.last != "" {
 		text += ". Last reported status: " + w.last

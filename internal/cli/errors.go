@@ -97,7 +97,9 @@ func (a *app) explain(err error) (message, next string) {
 // explainBare is for a status without details: the gateway is of another make or was not reached at all.
 func (a *app) explainBare(method string, st *status.Status) (message, next string) {
 	switch st.Code() {
-	case codes.Unavailable, codes.DeadlineExceeded:
+	case codes.DeadlineExceeded:
+		return fmt.Sprintf("gateway '%s' at %s did not answer in time: %s", a.ref.label(), a.ref.endpoint, orCode(st)), "try again"
+	case codes.Unavailable:
 		message = fmt.Sprintf("failed to connect to gateway '%s' at %s: %s", a.ref.label(), a.ref.endpoint, dialError(st.Message()))
 		next = "check that the gateway runs and that the endpoint is right"
 		if strings.Contains(st.Message(), "x509: ") || strings.Contains(st.Message(), "tls: ") {

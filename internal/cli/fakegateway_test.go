@@ -22,8 +22,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -75,14 +73,19 @@ func startGateway(t testing.TB, idp *idptest.Provider) (*gateway, served) {
 		case strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
 			rpc.ServeHTTP(w, r)
 		case r.URL.Path == "/auth/oidc-config" && idp != nil:
-			//nolint:errcheck // The client notices.
-			json.NewEncoder(w).Encode(map[string]string{"issuer": idp.Issuer(), "audience": "gw"})
+			if err := json.NewEncoder(w).Encode(map[string]string{"issuer": idp.Issuer(), "audience": "gw"}); err != nil {
+				t.Error(err)
+			}
 		default:
 			http.NotFound(w, r)
 		}
 	})
 	pki := newPKI(t)
-	plain := httptest.NewServer(h2c.NewHandler(handler, &http2.Server{}))
+	plain := httptest.NewUnstartedServer(handler)
+	plain.Config.Protocols = new(http.Protocols)
+	plain.Config.Protocols.SetHTTP1(true)
+	plain.Config.Protocols.SetUnencryptedHTTP2(true)
+	plain.Start()
 	t.Cleanup(plain.Close)
 	secure := startTLS(t, handler, &tls.Config{Certificates: []tls.Certificate{pki.server}})
 	mutual := startTLS(t, handler, &tls.Config{

@@ -149,8 +149,10 @@ func (g *gateway) WatchSandbox(r *openshellpb.WatchSandboxRequest, out openshell
 
 func logLines(id string) []*openshellpb.SandboxLogLine {
 	return []*openshellpb.SandboxLogLine{
-		{SandboxId: id, TimestampMs: 1767323045678, Level: "info", Source: "gateway", Target: "relay", Message: "hello",
-			Fields: map[string]string{"b": "2", "a": "1"}},
+		{
+			SandboxId: id, TimestampMs: 1767323045678, Level: "info", Source: "gateway", Target: "relay", Message: "hello",
+			Fields: map[string]string{"b": "2", "a": "1"},
+		},
 		{SandboxId: id, TimestampMs: 1767323046000, Level: "warn", Source: "sandbox", Target: "x", Message: "two\nlines\x1b[2J"},
 	}
 }

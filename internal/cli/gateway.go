@@ -305,15 +305,25 @@ func (a *app) showGateway(ctx context.Context, ref gatewayRef, server bool) erro
 		return a.out.Value(v)
 	}
 	pairs := []output.Pair{
-		{Key: "Gateway", Value: v.Gateway}, {Key: "Gateway endpoint", Value: v.Server}, {Key: "Type", Value: v.Type},
-		{Key: "Auth", Value: v.Auth}, {Key: "Source", Value: v.Source}, {Key: "Remote host", Value: v.RemoteHost},
-		{Key: "Resolved host", Value: v.ResolvedHost}, {Key: "Issuer", Value: v.Issuer},
-		{Key: "Client id", Value: v.ClientID}, {Key: "Audience", Value: v.Audience}, {Key: "Scopes", Value: v.Scopes},
-		{Key: "Status", Value: v.Status}, {Key: "Version", Value: v.Version},
+		{Key: "Gateway", Value: v.Gateway},
+		{Key: "Gateway endpoint", Value: v.Server},
+		{Key: "Type", Value: v.Type},
+		{Key: "Auth", Value: v.Auth},
+		{Key: "Source", Value: v.Source},
+		{Key: "Remote host", Value: v.RemoteHost},
+		{Key: "Resolved host", Value: v.ResolvedHost},
+		{Key: "Issuer", Value: v.Issuer},
+		{Key: "Client id", Value: v.ClientID},
+		{Key: "Audience", Value: v.Audience},
+		{Key: "Scopes", Value: v.Scopes},
+		{Key: "Status", Value: v.Status},
+		{Key: "Version", Value: v.Version},
 	}
 	for _, d := range v.ComputeDrivers {
-		pairs = append(pairs, output.Pair{Key: "Compute driver",
-			Value: fmt.Sprintf("%s (%s %s)", d.Name, d.Capabilities.DriverName, d.Capabilities.DriverVersion)})
+		pairs = append(pairs, output.Pair{
+			Key:   "Compute driver",
+			Value: fmt.Sprintf("%s (%s %s)", d.Name, d.Capabilities.DriverName, d.Capabilities.DriverVersion),
+		})
 	}
 	a.out.Pairs(pairs)
 	return nil

@@ -57,7 +57,7 @@ func (a *app) interactive(ctx context.Context, s *session, req *openshellpb.Exec
 	// Reading a terminal cannot be interrupted: this goroutine may outlive the call, until the process ends.
 	go pumpInput(a.opts.Stdio.In, in)
 	stop := followSize(ctx, sizeFD, func(cols, rows uint32) {
-		//nolint:errcheck,gosec // A stream that is over has no use for the size; receiving tells why.
+		//nolint:errcheck // A stream that is over has no use for the size; receiving tells why.
 		in.send(&openshellpb.ExecSandboxInput{Payload: &openshellpb.ExecSandboxInput_Resize{
 			Resize: &openshellpb.ExecSandboxWindowResize{Cols: cols, Rows: rows},
 		}})
@@ -79,7 +79,7 @@ func pumpInput(from io.Reader, to *inputSender) {
 		if err != nil {
 			to.mu.Lock()
 			defer to.mu.Unlock()
-			//nolint:errcheck,gosec // Receiving tells why a stream is over.
+			//nolint:errcheck // Receiving tells why a stream is over.
 			to.stream.CloseSend()
 			return
 		}

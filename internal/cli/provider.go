@@ -216,10 +216,15 @@ func (a *app) providerGetCommand() *cobra.Command {
 					return a.out.Value(v)
 				}
 				a.out.Pairs([]output.Pair{
-					{Key: "Id", Value: v.ID}, {Key: "Name", Value: v.Name}, {Key: "Workspace", Value: v.Workspace},
-					{Key: "Type", Value: v.Type}, {Key: "Credential keys", Value: strings.Join(v.CredentialKeys, ", ")},
-					{Key: "Config keys", Value: strings.Join(v.ConfigKeys, ", ")}, {Key: "Created", Value: v.CreatedAt},
-					{Key: "Labels", Value: joinMap(v.Labels)}, {Key: "Resource version", Value: fmt.Sprint(v.ResourceVersion)},
+					{Key: "Id", Value: v.ID},
+					{Key: "Name", Value: v.Name},
+					{Key: "Workspace", Value: v.Workspace},
+					{Key: "Type", Value: v.Type},
+					{Key: "Credential keys", Value: strings.Join(v.CredentialKeys, ", ")},
+					{Key: "Config keys", Value: strings.Join(v.ConfigKeys, ", ")},
+					{Key: "Created", Value: v.CreatedAt},
+					{Key: "Labels", Value: joinMap(v.Labels)},
+					{Key: "Resource version", Value: fmt.Sprint(v.ResourceVersion)},
 				})
 				return nil
 			})

@@ -111,7 +111,7 @@ func (a *app) resolveEndpoint(endpoint string) (gatewayRef, error) {
 		}
 	}
 	if a.rootErr != nil {
-		return ref, nil
+		return ref, nil //nolint:nilerr // Without a place for state nothing is registered, and an endpoint is enough.
 	}
 	if ref.name == "" {
 		m, found, err := a.root.ByEndpoint(e.String())
@@ -136,7 +136,7 @@ func (a *app) resolveEndpoint(endpoint string) (gatewayRef, error) {
 func (a *app) target(ref gatewayRef) (transport.Target, error) {
 	t := transport.Target{Endpoint: ref.endpoint, Insecure: a.flags.insecure}
 	if ref.name == "" || a.rootErr != nil || !ref.endpoint.Secure {
-		return t, nil
+		return t, nil //nolint:nilerr // As in resolveEndpoint.
 	}
 	m, err := a.root.LoadMTLS(ref.name)
 	if err != nil {

@@ -144,8 +144,12 @@ func (a *app) showStatus(v statusView) error {
 	}
 	a.out.Line("Server Status")
 	a.out.Pairs([]output.Pair{
-		{Key: "Gateway", Value: v.Gateway}, {Key: "Server", Value: v.Server}, {Key: "Status", Value: words[v.Status]},
-		{Key: "Version", Value: v.Version}, {Key: "Authentication", Value: auth}, {Key: "Error", Value: v.Error},
+		{Key: "Gateway", Value: v.Gateway},
+		{Key: "Server", Value: v.Server},
+		{Key: "Status", Value: words[v.Status]},
+		{Key: "Version", Value: v.Version},
+		{Key: "Authentication", Value: auth},
+		{Key: "Error", Value: v.Error},
 	})
 	return nil
 }
@@ -176,8 +180,10 @@ func (a *app) whoamiCommand() *cobra.Command {
 					return a.out.Value(v)
 				}
 				a.out.Pairs([]output.Pair{
-					{Key: "Subject", Value: v.Subject}, {Key: "Display name", Value: v.DisplayName},
-					{Key: "Roles", Value: strings.Join(v.Roles, ", ")}, {Key: "Scopes", Value: strings.Join(v.Scopes, " ")},
+					{Key: "Subject", Value: v.Subject},
+					{Key: "Display name", Value: v.DisplayName},
+					{Key: "Roles", Value: strings.Join(v.Roles, ", ")},
+					{Key: "Scopes", Value: strings.Join(v.Scopes, " ")},
 					{Key: "Identity provider", Value: v.IdentityProvider},
 				})
 				return nil

@@ -31,7 +31,7 @@ func onTerminal(t *testing.T, input string, vars []string, args ...string) (stri
 		t.Fatal(err)
 	}
 	// The read of a terminal whose other side is closed ends with an error.
-	shown, _ := io.ReadAll(terminal) //nolint:errcheck // See above.
+	shown, _ := io.ReadAll(terminal)
 	err = cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return string(shown), exit.ExitCode()

@@ -112,9 +112,14 @@ func (a *app) showSandbox(v sandboxView) {
 		phase += " (" + why + ")"
 	}
 	pairs := []output.Pair{
-		{Key: "Id", Value: v.ID}, {Key: "Name", Value: v.Name}, {Key: "Workspace", Value: v.Workspace},
-		{Key: "Phase", Value: phase}, {Key: "Created", Value: v.CreatedAt}, {Key: "Image", Value: v.Image},
-		{Key: "Providers", Value: strings.Join(v.Providers, ", ")}, {Key: "Labels", Value: joinMap(v.Labels)},
+		{Key: "Id", Value: v.ID},
+		{Key: "Name", Value: v.Name},
+		{Key: "Workspace", Value: v.Workspace},
+		{Key: "Phase", Value: phase},
+		{Key: "Created", Value: v.CreatedAt},
+		{Key: "Image", Value: v.Image},
+		{Key: "Providers", Value: strings.Join(v.Providers, ", ")},
+		{Key: "Labels", Value: joinMap(v.Labels)},
 		{Key: "Resource version", Value: fmt.Sprint(v.ResourceVersion)},
 		{Key: "Policy version", Value: fmt.Sprint(v.CurrentPolicyVersion)},
 	}

@@ -63,15 +63,22 @@ func (b Browser) Login(ctx context.Context, cfg Config) (profile.Token, error) {
 		MaxHeaderBytes: maxCallbackHeader, ErrorLog: nil,
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() {
+		defer close(served)
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			served <- err
+		}
+	}()
 	defer func() {
 		// The page with the outcome is still on its way to the browser.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
-			server.Close() //nolint:errcheck,gosec // Nothing is left that could be done.
+			server.Close()
 		}
-		<-served
+		for err := range served {
+			fmt.Fprintf(b.Notes, "warning: the listener for the browser failed: %v\n", err)
+		}
 	}()
 
 	params := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier)}
@@ -218,6 +225,6 @@ func page(w http.ResponseWriter, status int, text string) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Connection", "close")
 	w.WriteHeader(status)
-	//nolint:errcheck,gosec // A browser that went away needs no page.
+	//nolint:errcheck // A browser that went away needs no page.
 	callbackPage.Execute(w, text)
 }

@@ -120,8 +120,10 @@ func TestExpiredSessions(t *testing.T) {
 		{name: "no refresh token", ttl: -time.Hour, kind: fault.Unauthenticated},
 		{name: "refresh token used up", ttl: -time.Hour, refresh: "gone", kind: fault.Unauthenticated},
 		{name: "provider down", ttl: -time.Hour, refresh: "any", prepare: func(p *idptest.Provider) { p.Down = true }, kind: fault.Unavailable},
-		{name: "provider down, not yet expired", ttl: 20 * time.Second, refresh: "any",
-			prepare: func(p *idptest.Provider) { p.Down = true }, want: "old"},
+		{
+			name: "provider down, not yet expired", ttl: 20 * time.Second, refresh: "any",
+			prepare: func(p *idptest.Provider) { p.Down = true }, want: "old",
+		},
 		{name: "a machine is signed in again", ttl: -time.Hour, mint: true, secret: idptest.Secret},
 		{name: "a machine with a used up token", ttl: -time.Hour, refresh: "gone", mint: true, secret: idptest.Secret},
 		{name: "empty secret", ttl: -time.Hour, mint: true, kind: fault.Unauthenticated},

@@ -80,8 +80,10 @@ func TestModesAndContent(t *testing.T) {
 	t.Parallel()
 	r, user, _ := layers(t)
 	write(t, filepath.Join(user, "gateways", "dev", "metadata.json"), "{}")
-	m := profile.Metadata{Name: "dev", Endpoint: "https://127.0.0.1:8080", AuthMode: profile.AuthOIDC,
-		OIDCIssuer: "http://localhost:1/realms/openshell", OIDCClientID: "openshell-cli"}
+	m := profile.Metadata{
+		Name: "dev", Endpoint: "https://127.0.0.1:8080", AuthMode: profile.AuthOIDC,
+		OIDCIssuer: "http://localhost:1/realms/openshell", OIDCClientID: "openshell-cli",
+	}
 	expiry := time.Now().Add(5 * time.Minute).Truncate(time.Second)
 	token := profile.Token{AccessToken: "a", RefreshToken: "r", Expiry: expiry, Issuer: m.OIDCIssuer, ClientID: "openshell-cli"}
 	for _, err := range []error{r.Save(m), r.SetActive("dev"), r.SaveToken("dev", token)} {
@@ -145,14 +147,22 @@ func TestTokensOfOtherClients(t *testing.T) {
 		want       profile.Token
 		fail       bool
 	}{
-		{name: "integer expiry", file: `{"access_token":"a","expires_at":1893553445,"issuer":"https://x","client_id":"y"}`,
-			want: profile.Token{AccessToken: "a", Expiry: at, Issuer: "https://x", ClientID: "y"}},
-		{name: "rfc 3339 expiry, no issuer", file: `{"access_token":"a","refresh_token":"r","expiry":"2030-01-02T03:04:05Z","expires_in":300}`,
-			want: profile.Token{AccessToken: "a", RefreshToken: "r", Expiry: at, Issuer: "https://i", ClientID: "c"}},
-		{name: "fractional expiry", file: `{"access_token":"a","expires_at":1893553445.9}`,
-			want: profile.Token{AccessToken: "a", Expiry: at, Issuer: "https://i", ClientID: "c"}},
-		{name: "no expiry", file: `{"access_token":"a","extra":{"k":1}}`,
-			want: profile.Token{AccessToken: "a", Issuer: "https://i", ClientID: "c"}},
+		{
+			name: "integer expiry", file: `{"access_token":"a","expires_at":1893553445,"issuer":"https://x","client_id":"y"}`,
+			want: profile.Token{AccessToken: "a", Expiry: at, Issuer: "https://x", ClientID: "y"},
+		},
+		{
+			name: "rfc 3339 expiry, no issuer", file: `{"access_token":"a","refresh_token":"r","expiry":"2030-01-02T03:04:05Z","expires_in":300}`,
+			want: profile.Token{AccessToken: "a", RefreshToken: "r", Expiry: at, Issuer: "https://i", ClientID: "c"},
+		},
+		{
+			name: "fractional expiry", file: `{"access_token":"a","expires_at":1893553445.9}`,
+			want: profile.Token{AccessToken: "a", Expiry: at, Issuer: "https://i", ClientID: "c"},
+		},
+		{
+			name: "no expiry", file: `{"access_token":"a","extra":{"k":1}}`,
+			want: profile.Token{AccessToken: "a", Issuer: "https://i", ClientID: "c"},
+		},
 		{name: "cut off", file: `{"access_token":"a`, fail: true},
 		{name: "no token", file: `{}`, fail: true},
 		{name: "empty", file: ``, fail: true},
@@ -179,11 +189,17 @@ func TestMetadataOfOtherClients(t *testing.T) {
 		want       profile.Metadata
 		kind       fault.Kind
 	}{
-		{name: "unknown keys, no port", file: `{"gateway_endpoint":"https://h","client_lifecycle_managed":true,"x":[1]}`,
-			want: profile.Metadata{Name: "dev", Endpoint: "https://h", Source: profile.SourceUser}},
-		{name: "old keys", file: `{"name":"other","gateway_endpoint":"https://h","auth_mode":"cloudflare_jwt","cf_auth_url":"u","cf_team_domain":"t"}`,
-			want: profile.Metadata{Name: "dev", Endpoint: "https://h", AuthMode: profile.AuthEdge, EdgeAuthURL: "u",
-				EdgeTeamDomain: "t", Source: profile.SourceUser}},
+		{
+			name: "unknown keys, no port", file: `{"gateway_endpoint":"https://h","client_lifecycle_managed":true,"x":[1]}`,
+			want: profile.Metadata{Name: "dev", Endpoint: "https://h", Source: profile.SourceUser},
+		},
+		{
+			name: "old keys", file: `{"name":"other","gateway_endpoint":"https://h","auth_mode":"cloudflare_jwt","cf_auth_url":"u","cf_team_domain":"t"}`,
+			want: profile.Metadata{
+				Name: "dev", Endpoint: "https://h", AuthMode: profile.AuthEdge, EdgeAuthURL: "u",
+				EdgeTeamDomain: "t", Source: profile.SourceUser,
+			},
+		},
 		{name: "cut off", file: `{"gateway_endpoint":"https:`, kind: fault.FailedPrecondition},
 		{name: "no endpoint", file: `{"name":"dev"}`, kind: fault.FailedPrecondition},
 	} {
@@ -332,8 +348,10 @@ func TestLockExcludes(t *testing.T) {
 func TestSaveCARefusesOtherThings(t *testing.T) {
 	t.Parallel()
 	r, _, _ := layers(t)
-	for _, data := range []string{"", "hello", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-		"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
+	for _, data := range []string{
+		"", "hello", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+		"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+	} {
 		if err := r.SaveCA("dev", []byte(data)); !fault.Is(err, fault.InvalidArgument) {
 			t.Errorf("SaveCA(%q) = %v", data, err)
 		}
