@@ -52,6 +52,8 @@ func TestExec(t *testing.T) {
 		{name: "both outputs", start: shell("echo out; echo err >&2; exit 3"), out: "out\n", err: "err\n", code: 3},
 		{name: "arguments stay as they are", start: &sallyportpb.ExecStart{Command: []string{"printf", "%s|", "$(id)", "it's", "", "a\nb"}}, out: "$(id)|it's||a\nb|"},
 		{name: "not found", start: &sallyportpb.ExecStart{Command: []string{"no-such-program"}}, err: "no-such-program: command not found\n", code: 127},
+		{name: "builtin of the shell", start: &sallyportpb.ExecStart{Command: []string{"exit", "9"}}, code: 9},
+		{name: "reserved word is no program", start: &sallyportpb.ExecStart{Command: []string{"if"}}, err: "if: command not found\n", code: 127},
 		{name: "not executable", start: &sallyportpb.ExecStart{Command: []string{"/etc/passwd"}}, err: "/etc/passwd: permission denied\n", code: 126},
 		{name: "no command", start: &sallyportpb.ExecStart{}, failed: "command is empty"},
 		{name: "no such directory", start: &sallyportpb.ExecStart{Command: []string{"true"}, Workdir: "/no/such"}, failed: `working directory "/no/such": no such file or directory`},

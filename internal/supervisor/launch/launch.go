@@ -26,6 +26,14 @@ const (
 	defaultTerm = "xterm-256color"
 )
 
+// builtins are the commands that only a shell has.
+var builtins = map[string]bool{
+	".": true, ":": true, "alias": true, "bg": true, "cd": true, "command": true, "declare": true, "eval": true, "exec": true,
+	"exit": true, "export": true, "fg": true, "getopts": true, "hash": true, "jobs": true, "let": true, "read": true,
+	"readonly": true, "set": true, "shift": true, "shopt": true, "source": true, "times": true, "trap": true, "type": true,
+	"typeset": true, "ulimit": true, "umask": true, "unalias": true, "unset": true, "wait": true,
+}
+
 // ErrNotFound and ErrNotExecutable say why a program cannot be run; shells report them as 127 and 126.
 var (
 	ErrNotFound      = errors.New("command not found")
@@ -130,6 +138,11 @@ func (c Command) program(dir, path string) (string, []string, error) {
 		return "", nil, errors.New("command is empty")
 	}
 	file, err := lookPath(c.Argv[0], dir, path)
+	if errors.Is(err, ErrNotFound) && builtins[c.Argv[0]] {
+		// Clients know commands as words of a login shell, where a builtin works. The words are passed as
+		// parameters, so that the shell interprets none of them.
+		return shell, append([]string{shell, login, `"$0" "$@"`}, c.Argv...), nil
+	}
 	if err != nil {
 		return "", nil, fmt.Errorf("%.256s: %w", c.Argv[0], err)
 	}
