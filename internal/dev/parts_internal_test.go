@@ -51,7 +51,7 @@ func TestStateIsPrivateAndLockedAndKept(t *testing.T) {
 	if got, err := l.loadPorts(preferredPorts()); err != nil || got != want {
 		t.Errorf("ports %v, error %v", got, err)
 	}
-	if err := os.Chmod(l.path("tls"), 0o777); err != nil { //nolint:gosec // the mistake under test
+	if err := os.Chmod(l.path("tls"), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openLayout(dir, noEnv); err == nil {
@@ -158,8 +158,10 @@ func handshake(t *testing.T, pair tls.Certificate, roots *x509.CertPool, name st
 		defer server.Close()
 		_ = tls.Server(server, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}).Handshake()
 	}()
-	err := tls.Client(client, &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12,
-		Time: func() time.Time { return pair.Leaf.NotBefore.Add(2 * time.Hour) }}).Handshake()
+	err := tls.Client(client, &tls.Config{
+		RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12,
+		Time: func() time.Time { return pair.Leaf.NotBefore.Add(2 * time.Hour) },
+	}).Handshake()
 	_ = client.Close()
 	<-done
 	return err
@@ -188,7 +190,7 @@ func TestChildIsStartedAgainAndStopped(t *testing.T) {
 	script := filepath.Join(dir, "worker")
 	// The first start fails, the second runs until it is told to stop.
 	body := "#!/bin/sh\nif mkdir " + dir + "/ran 2>/dev/null; then echo broken >&2; exit 3; fi\ntrap 'echo bye; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done\n"
-	if err := os.WriteFile(script, []byte(body), 0o700); err != nil { //nolint:gosec // has to be executable
+	if err := os.WriteFile(script, []byte(body), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	s := newSaid()

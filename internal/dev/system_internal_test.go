@@ -115,7 +115,7 @@ func TestGatewayThatCannotStartIsExplained(t *testing.T) {
 	if _, err := start(t.Context(), conf); err == nil || !strings.Contains(err.Error(), "make build") {
 		t.Errorf("without a gateway: %v", err)
 	}
-	if err := os.WriteFile(gateway, []byte("#!/bin/sh\necho no such flag >&2\nexit 2\n"), 0o700); err != nil { //nolint:gosec // has to be executable
+	if err := os.WriteFile(gateway, []byte("#!/bin/sh\necho no such flag >&2\nexit 2\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := start(t.Context(), conf); err == nil || !strings.Contains(err.Error(), "no such flag") {
