@@ -168,10 +168,10 @@ func (w watch) end(t *testing.T) {
 	}
 }
 
-func isPhase(sb *computepb.DriverSandbox, want string) func(*computepb.WatchSandboxesEvent) bool {
+func becomesReady(sb *computepb.DriverSandbox) func(*computepb.WatchSandboxesEvent) bool {
 	return func(e *computepb.WatchSandboxesEvent) bool {
 		got := e.GetSandbox().GetSandbox()
-		return got.GetId() == sb.GetId() && phase(got) == want
+		return got.GetId() == sb.GetId() && phase(got) == "ready"
 	}
 }
 
@@ -193,9 +193,9 @@ func watchChanges(t *testing.T, c *client) {
 	first := c.create(t)
 	w := c.watch(t)
 	defer w.end(t)
-	w.until(t, "the first sandbox is ready", isPhase(first, "ready"))
+	w.until(t, "the first sandbox is ready", becomesReady(first))
 	second := c.create(t)
-	w.until(t, "the second sandbox is ready", isPhase(second, "ready"))
+	w.until(t, "the second sandbox is ready", becomesReady(second))
 	c.delete(t, first)
 	w.until(t, "the first sandbox is deleted", isDeleted(first))
 }
@@ -210,7 +210,7 @@ func slowWatcher(t *testing.T, c *client) {
 		c.delete(t, sb)
 	}
 	last := c.create(t)
-	idle.until(t, "the last sandbox is ready", isPhase(last, "ready"))
+	idle.until(t, "the last sandbox is ready", becomesReady(last))
 }
 
 func stopAndStart(t *testing.T, c *client) {
@@ -271,7 +271,7 @@ func restart(t *testing.T, c *client) {
 	c.await(t, deleted, "absent")
 	w := c.watch(t)
 	defer w.end(t)
-	w.until(t, "a snapshot after the restart", isPhase(running, "ready"))
+	w.until(t, "a snapshot after the restart", becomesReady(running))
 	c.delete(t, running)
 	w.until(t, "the deletion after the restart", isDeleted(running))
 }

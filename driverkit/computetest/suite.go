@@ -103,7 +103,7 @@ func (c *client) context(t *testing.T) context.Context {
 // Sandbox returns a sandbox with an id and a name of its own that asks for nothing special.
 func Sandbox() *computepb.DriverSandbox {
 	var b [16]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails
+	rand.Read(b[:]) // never fails
 	h := hex.EncodeToString(b[:])
 	return &computepb.DriverSandbox{
 		Id:   fmt.Sprintf("%s-%s-%s-%s-%s", h[:8], h[8:12], h[12:16], h[16:20], h[20:]),

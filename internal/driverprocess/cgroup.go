@@ -144,7 +144,7 @@ func (h *hierarchy) prepare() error {
 	if h.unified {
 		h.controllers = nil
 	}
-	if err := os.Mkdir(h.group, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(h.group, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		// Without the path: it says nothing to those who read a sandbox's status.
 		if errno, ok := errors.AsType[unix.Errno](err); ok {
 			err = errno
@@ -192,7 +192,7 @@ func (g *groups) create(id string, l limits, pid int) ([]string, error) {
 			return nil, err
 		}
 		dir := filepath.Join(h.group, id)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("make control group: %w", err)
 		}
 		for _, s := range l.settings(h.unified) {

@@ -191,11 +191,16 @@ func own(path string, owner int) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == owner {
 		return nil
 	}
-	err = filepath.WalkDir(path, func(p string, _ fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return fmt.Errorf("open sandbox directory: %w", err)
+	}
+	defer root.Close()
+	err = fs.WalkDir(root.FS(), ".", func(p string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(p, owner, owner)
+		return root.Lchown(p, owner, owner)
 	})
 	if err != nil {
 		return fmt.Errorf("change owner of sandbox directory: %w", err)

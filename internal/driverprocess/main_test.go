@@ -38,7 +38,42 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	dir, err := shareBinary()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
+
+// binaryVariable names the copy of the test binary that fixtures link to: the directory of the original is
+// closed to other users.
+const binaryVariable = "SALLYPORT_TEST_BINARY"
+
+func shareBinary() (dir string, err error) {
+	dir, err = os.MkdirTemp("", "sdp-bin")
+	if err != nil {
+		return "", err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return dir, err
+	}
+	b, err := os.ReadFile(self)
+	if err != nil {
+		return dir, err
+	}
+	path := filepath.Join(dir, "driver.test")
+	if err := os.WriteFile(path, b, 0o755); err != nil {
+		return dir, err
+	}
+	return dir, os.Setenv(binaryVariable, path)
 }
 
 // report is what a fake supervisor tells of itself in its working directory.

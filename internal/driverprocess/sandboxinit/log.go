@@ -47,13 +47,13 @@ func (l *boundedLog) Write(b []byte) (int, error) {
 	defer l.mu.Unlock()
 	if l.size > 0 && l.size+int64(len(b)) > l.limit {
 		if err := l.rotate(); err != nil {
-			return len(b), nil //nolint:nilerr // dropped, see above
+			return len(b), nil
 		}
 	}
 	n, err := l.file.Write(b)
 	l.size += int64(n)
 	if err != nil {
-		return len(b), nil //nolint:nilerr // dropped, see above
+		return len(b), nil
 	}
 	return len(b), nil
 }

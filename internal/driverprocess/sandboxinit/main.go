@@ -60,7 +60,6 @@ func run(cfg Config, root *os.Root, log io.Writer) State {
 	status := os.NewFile(StatusFD, "status")
 	defer status.Close()
 	unix.CloseOnExec(StatusFD)
-
 	if err := restrict(cfg); err != nil {
 		return failed(err)
 	}
@@ -80,11 +79,9 @@ func run(cfg Config, root *os.Root, log io.Writer) State {
 	err = supervisor.start(cfg, input)
 	input.Close()
 	if err != nil {
-		<-copied
-		return failed(err)
+		return failed(errors.Join(err, <-copied))
 	}
 	if err := writeState(root, State{Phase: PhaseRunning}); err != nil {
-		supervisor.signal(unix.SIGKILL)
 		fmt.Fprintln(log, "sandbox:", err)
 	}
 	// A driver that died meanwhile does not read this; it will read init.json.
@@ -173,6 +170,7 @@ func (s *supervisor) start(cfg Config, output *os.File) error {
 	}
 	// This process waits for any child itself.
 	if err := p.Release(); err != nil {
+		s.signal(unix.SIGKILL)
 		return fmt.Errorf("release supervisor: %w", err)
 	}
 	return nil

@@ -92,14 +92,14 @@ func openBinds(cfg Config) ([]bind, error) {
 }
 
 func (b bind) place() error {
-	if err := os.MkdirAll(filepath.Dir(b.target), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(b.target), 0o755); err != nil { //nolint:gosec // the sandbox's ids must get through
 		return fmt.Errorf("prepare %s: %w", b.target, err)
 	}
 	if b.dir {
-		if err := os.MkdirAll(b.target, 0o755); err != nil {
+		if err := os.MkdirAll(b.target, 0o755); err != nil { //nolint:gosec // covered by the mount
 			return fmt.Errorf("prepare %s: %w", b.target, err)
 		}
-	} else if err := os.WriteFile(b.target, nil, 0o644); err != nil {
+	} else if err := os.WriteFile(b.target, nil, 0o644); err != nil { //nolint:gosec // covered by the mount
 		return fmt.Errorf("prepare %s: %w", b.target, err)
 	}
 	if err := unix.MoveMount(b.tree, "", unix.AT_FDCWD, b.target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
