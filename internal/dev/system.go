@@ -229,7 +229,9 @@ func probe(ctx context.Context, client *http.Client, url string, last error) err
 }
 
 func (s *system) gatewayURL() string { return fmt.Sprintf("https://127.0.0.1:%d", s.ports.Gateway) }
+
 func (s *system) readyURL() string { return fmt.Sprintf("http://127.0.0.1:%d/readyz", s.ports.Health) }
+
 
 func (s *system) metricsURL() string {
 	return fmt.Sprintf("http://127.0.0.1:%d/metrics", s.ports.Metrics)
