@@ -21,8 +21,11 @@ const (
 	Capability = "exec.v1"
 	// ServiceID is the value of RelayOpen.service_id that asks for an exec channel.
 	ServiceID = "sallyport.exec.v1"
-	// MaxPayload bounds a frame's payload in bytes.
+	// MaxPayload bounds a frame's payload in bytes; receivers take up to that much.
 	MaxPayload = 64 << 10
+	// SendPayload is what senders put into a frame: with its envelopes it just fits the transport's pooled buffers
+	// of 32 KiB, whose next size is far larger and cleared for every use.
+	SendPayload = 32<<10 - 64
 )
 
 // Type is the first byte of a frame.

@@ -614,3 +614,51 @@ func TestProvidersOverTheWire(t *testing.T) {
 		t.Errorf("ListCredentials as a user: %v", err)
 	}
 }
+
+// Supervisors of the mvp generation know one secret for all sandboxes and send nothing on their streams. They are
+// served only behind a flag, one live session a sandbox.
+func TestSharedSecretGeneration(t *testing.T) {
+	t.Parallel()
+	const secret = "0123456789abcdef-shared"
+	withSecret := func(ctx context.Context, value string) context.Context {
+		return metadata.AppendToOutgoingContext(ctx, "x-sandbox-secret", value)
+	}
+	strict := start(t, "--ssh-handshake-secret", secret)
+	id := strict.create("a").Metadata.Id
+	if _, err := strict.client.GetSandboxConfig(withSecret(t.Context(), secret), &sandboxpb.GetSandboxConfigRequest{SandboxId: id}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("without the flag the secret opens the door: %v", err)
+	}
+	s := start(t, "--ssh-handshake-secret", secret, "--allow-shared-sandbox-secret")
+	id = s.create("a").Metadata.Id
+	if _, err := s.client.GetSandboxConfig(withSecret(t.Context(), secret), &sandboxpb.GetSandboxConfigRequest{SandboxId: id}); err != nil {
+		t.Errorf("with the flag: %v", err)
+	}
+	for _, wrong := range []string{"", "0123456789abcdef-shareD"} {
+		_, err := s.client.GetSandboxProviderEnvironment(withSecret(t.Context(), wrong), &openshellpb.GetSandboxProviderEnvironmentRequest{SandboxId: id})
+		if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("secret %q: %v", wrong, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	open := func() error {
+		stream, err := s.client.ConnectSupervisor(ctx)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(hello(id)); err != nil {
+			return err
+		}
+		_, err = stream.Recv()
+		return err
+	}
+	if err := open(); err != nil {
+		t.Fatalf("a session without any header: %v", err)
+	}
+	if err := open(); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a second session takes over the live one: %v", err)
+	}
+	if _, err := s.client.ListSandboxes(withSecret(t.Context(), secret), &openshellpb.ListSandboxesRequest{}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the secret on a user's method: %v", err)
+	}
+}

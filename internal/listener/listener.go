@@ -19,7 +19,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 )
 
 // Limits of the port. Windows follow one rule: a connection's window holds all its streams' windows, or one paused
@@ -45,6 +47,8 @@ const (
 func GRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(handedOver{}),
+		// The library's own pool has nothing between 32 KiB and 1 MiB, and clears what it hands out.
+		experimental.BufferPool(mem.NewTieredBufferPool(256, 4<<10, 16<<10, 36<<10, 72<<10, 1<<20)),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(MaxStreams),
 		grpc.InitialWindowSize(streamWindow),

@@ -30,7 +30,7 @@ func runChannel(ctx context.Context, session *relay.Session, req Request, sink S
 		ch.Close()
 	})
 	defer stop()
-	if req.Input != nil || len(req.Stdin) > execchannel.MaxPayload {
+	if req.Input != nil || len(req.Stdin) > execchannel.SendPayload {
 		go sendInput(ctx, ch, req)
 	} else if err := sendStdin(ch, req.Stdin); err != nil {
 		return 0, err
@@ -56,7 +56,7 @@ func sendStart(ch *relay.Channel, req Request) error {
 
 func sendStdin(ch *relay.Channel, data []byte) error {
 	for len(data) > 0 {
-		n := min(len(data), execchannel.MaxPayload)
+		n := min(len(data), execchannel.SendPayload)
 		if err := ch.Send(execchannel.Encode(execchannel.Stdin, data[:n])); err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func sendOne(ch *relay.Channel, in Input) error {
 	}
 	data := in.Data
 	for len(data) > 0 {
-		n := min(len(data), execchannel.MaxPayload)
+		n := min(len(data), execchannel.SendPayload)
 		if err := ch.Send(execchannel.Encode(execchannel.Stdin, data[:n])); err != nil {
 			return err
 		}
@@ -124,6 +124,10 @@ func pump(ch *relay.Channel, sink Sink) (int32, error) {
 		}
 		switch frame.Type {
 		case execchannel.Stdout:
+			if len(frame.Payload) == 0 {
+				// A supervisor's way of finding out whether anybody is still there.
+				continue
+			}
 			err = sink.Stdout(frame.Payload)
 		case execchannel.Stderr:
 			err = sink.Stderr(frame.Payload)
