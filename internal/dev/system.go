@@ -232,7 +232,6 @@ func (s *system) gatewayURL() string { return fmt.Sprintf("https://127.0.0.1:%d"
 
 func (s *system) readyURL() string { return fmt.Sprintf("http://127.0.0.1:%d/readyz", s.ports.Health) }
 
-
 func (s *system) metricsURL() string {
 	return fmt.Sprintf("http://127.0.0.1:%d/metrics", s.ports.Metrics)
 }
