@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -160,4 +161,32 @@ func (p *process) rss() (int64, error) {
 		return kilobytes << 10, err
 	}
 	return 0, fmt.Errorf("no resident size of %s", p.name)
+}
+
+// profileTimeout bounds the wait for a snapshot.
+const profileTimeout = 30 * time.Second
+
+// snapshot has a profiled gateway write its memory and goroutines, and waits until they are there.
+func (b *bench) snapshot(ctx context.Context, p *process) error {
+	if b.profile == "" || p.name != gatewayName {
+		return nil
+	}
+	file := filepath.Join(b.profile, fmt.Sprintf("heap-%d.pprof", p.cmd.Process.Pid))
+	if err := p.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, profileTimeout)
+	defer cancel()
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", file, context.Cause(ctx))
+		}
+	}
 }

@@ -121,6 +121,9 @@ func (w *world) connectAll(ctx context.Context, server *process, f *sessionFigur
 	if err != nil {
 		return err
 	}
+	if err := w.b.snapshot(ctx, server); err != nil {
+		return err
+	}
 	f.rate = append(f.rate, float64(len(w.ids))/took.Seconds())
 	f.rss = append(f.rss, float64(rss)/mebibyte)
 	f.cpu = append(f.cpu, float64((after-before).Microseconds())/float64(len(w.ids)))

@@ -142,6 +142,9 @@ func runIdle(ctx context.Context, b *bench) (lines []line, err error) {
 		}
 		rss[i] = float64(bytes) / mebibyte
 	}
+	if err := b.snapshot(ctx, w.gateway); err != nil {
+		return nil, err
+	}
 	return []line{newLine("RSS idle", "MiB", rss[0], rss[1], atMost(25))}, nil
 }
 
@@ -174,6 +177,9 @@ func runRest(ctx context.Context, b *bench) (lines []line, err error) {
 			return nil, err
 		}
 		rss[i] = float64(bytes) / mebibyte
+	}
+	if err := b.snapshot(ctx, w.gateway); err != nil {
+		return nil, err
 	}
 	perSecond := func(t time.Duration) float64 { return float64(t.Microseconds()) / 1e3 / d.Seconds() }
 	return []line{

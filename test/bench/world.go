@@ -29,6 +29,8 @@ import (
 // gatewaySays is the line by which the gateway, and the limit too, tells that it serves.
 const gatewaySays = `"msg":"gateway serving"`
 
+const gatewayName = "gateway"
+
 type worldOptions struct {
 	stored int
 	secure bool
@@ -145,7 +147,7 @@ func (w *world) fill(ctx context.Context) (err error) {
 // startGateway starts the real program, or with -profile the same with a profiler around it.
 func (w *world) startGateway(ctx context.Context) (*process, error) {
 	c := command{
-		name: "gateway", path: filepath.Join(w.b.dir, "sallyport-gateway"), log: w.path("gateway.log"), says: gatewaySays,
+		name: gatewayName, path: filepath.Join(w.b.dir, "sallyport-gateway"), log: w.path("gateway.log"), says: gatewaySays,
 		args: []string{
 			"--port", "0", "--drivers", "external", "--compute-driver-socket", w.path("driver.sock"),
 			"--db-url", "sqlite:" + w.path("openshell.db"), "--oidc-issuer", w.b.issuer.url,

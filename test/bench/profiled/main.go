@@ -1,6 +1,6 @@
 // Command profiled is the gateway with a profiler around it: the same composition as sallyport-gateway, whose
-// processor profile of its whole life, and its heap at the end, are written into the folder that BENCH_PROFILE
-// names. It takes the gateway's own flags.
+// processor profile of its whole life, and memory and goroutines at each SIGUSR1, are written into the folder that
+// BENCH_PROFILE names. It takes the gateway's own flags.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"syscall"
 
@@ -38,7 +39,7 @@ func run(ctx context.Context, args []string, dir string) error {
 	if err != nil {
 		return err
 	}
-	cpu, err := os.Create(filepath.Join(dir, fmt.Sprintf("cpu-%d.pprof", os.Getpid())))
+	cpu, err := os.Create(path(dir, "cpu"))
 	if err != nil {
 		g.Close()
 		return err
@@ -47,21 +48,35 @@ func run(ctx context.Context, args []string, dir string) error {
 		g.Close()
 		return errors.Join(err, cpu.Close())
 	}
-	heap := make(chan error, 1)
-	context.AfterFunc(ctx, func() { heap <- writeHeap(dir) })
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	go func() {
+		for range asked {
+			if err := errors.Join(snapshot(dir, "goroutine"), snapshot(dir, "heap")); err != nil {
+				logger.Error("write profiles", "error", err)
+			}
+		}
+	}()
 	err = g.Run(ctx)
 	pprof.StopCPUProfile()
-	if ctx.Err() != nil {
-		err = errors.Join(err, <-heap)
-	}
 	return errors.Join(err, cpu.Close())
 }
 
-// writeHeap is called when the gateway is told to stop, with its sessions still there.
-func writeHeap(dir string) error {
-	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("heap-%d.pprof", os.Getpid())))
+// path is where a profile of this process goes; whoever asked for it waits for the heap's, which is written last.
+func path(dir, name string) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%d.pprof", name, os.Getpid()))
+}
+
+// snapshot writes a profile under its name once it is whole.
+func snapshot(dir, name string) error {
+	runtime.GC()
+	f, err := os.CreateTemp(dir, ".snapshot-*")
 	if err != nil {
 		return err
 	}
-	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
+	err = errors.Join(pprof.Lookup(name).WriteTo(f, 0), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path(dir, name))
 }
