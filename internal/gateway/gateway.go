@@ -332,13 +332,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 		group.Go(func() error { return s.run(gctx) })
 	}
 	group.Go(func() error {
-		// Sessions never end by themselves: they are ended when the calls in flight have had most of their grace.
-		stop := context.AfterFunc(gctx, func() {
-			time.AfterFunc(g.cfg.ShutdownGrace*3/4, func() { g.relays.Close("gateway is shutting down") })
-		})
-		defer stop()
-		return g.port.Serve(gctx, l, g.cfg.ShutdownGrace)
+		<-gctx.Done()
+		// Sessions never end by themselves: they go when the relays on them have ended, or have had most of the grace.
+		drain, cancel := context.WithTimeout(context.Background(), g.cfg.ShutdownGrace*3/4)
+		defer cancel()
+		g.relays.Drain(drain, "gateway is shutting down")
+		return nil
 	})
+	group.Go(func() error { return g.port.Serve(gctx, l, g.cfg.ShutdownGrace) })
 	err = group.Wait()
 	g.sandboxes.Wait()
 	g.log.Info("gateway stopped")

@@ -25,6 +25,8 @@ type Registry struct {
 	pending  pendingTable
 	sessions atomic.Int64
 	relays   atomic.Int64
+	// quiet receives a value when the last relay has ended.
+	quiet chan struct{}
 }
 
 type shard struct {
@@ -36,7 +38,7 @@ type shard struct {
 
 // NewRegistry returns an empty registry that reports to observer.
 func NewRegistry(observer Observer) *Registry {
-	r := &Registry{observer: observer, seed: maphash.MakeSeed()}
+	r := &Registry{observer: observer, seed: maphash.MakeSeed(), quiet: make(chan struct{}, 1)}
 	for i := range r.shards {
 		r.shards[i].sessions = map[string]*Session{}
 		r.shards[i].waiters = map[string]chan struct{}{}
@@ -125,6 +127,17 @@ func (r *Registry) Disconnect(sandboxID, reason string) {
 	if s := r.lookup(sandboxID); s != nil {
 		s.End(reason)
 	}
+}
+
+// Drain waits until no relay is open, or ctx ends, then ends all sessions.
+func (r *Registry) Drain(ctx context.Context, reason string) {
+	for r.Relays() > 0 && ctx.Err() == nil {
+		select {
+		case <-r.quiet:
+		case <-ctx.Done():
+		}
+	}
+	r.Close(reason)
 }
 
 // Close ends all sessions.

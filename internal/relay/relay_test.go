@@ -322,3 +322,27 @@ func BenchmarkOpenClaim(b *testing.B) {
 		c.Close()
 	}
 }
+
+func TestDrainWaitsForRelays(t *testing.T) {
+	t.Parallel()
+	r := relay.NewRegistry(&log{})
+	s := supervisor(t, r, relay.Hello{SandboxID: "a", Takeover: true}, echo(r, "a"))
+	c, err := r.Open(t.Context(), "a", relay.Target{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		r.Drain(t.Context(), "shutting down")
+	}()
+	if err := c.Send([]byte("still works")); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Recv(); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	<-drained
+	<-s.Done()
+}

@@ -197,8 +197,11 @@ func (s *Session) forget(c *Channel) {
 	_, ok := s.channels[c.ID]
 	delete(s.channels, c.ID)
 	s.mu.Unlock()
-	if ok {
-		s.registry.relays.Add(-1)
+	if ok && s.registry.relays.Add(-1) == 0 {
+		select {
+		case s.registry.quiet <- struct{}{}:
+		default:
+		}
 	}
 }
 
