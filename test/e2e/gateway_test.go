@@ -73,6 +73,8 @@ func (s *system) burst(t *testing.T, prefix string, calls, answered int, midway 
 				mu.Lock()
 				acknowledged[id] = name
 				mu.Unlock()
+			} else if status.Code(err) != codes.Unavailable {
+				t.Errorf("create %s: %v, want success or UNAVAILABLE", name, err)
 			}
 			answers <- struct{}{}
 		})

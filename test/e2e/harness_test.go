@@ -28,7 +28,7 @@ import (
 
 const (
 	// patience bounds every wait; the machine may be busy with other things.
-	patience = 45 * time.Second
+	patience  = 45 * time.Second
 	pollEvery = 20 * time.Millisecond
 	// runMarker is the variable that marks every process of one system.
 	runMarker = "SALLYPORT_E2E_RUN="
@@ -126,7 +126,9 @@ func start(t *testing.T) *system {
 	return s
 }
 
-func (s *system) path(elem ...string) string { return filepath.Join(append([]string{s.dir}, elem...)...) }
+func (s *system) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
 
 func (s *system) define(bin string) {
 	env := []string{runMarker + s.run}
