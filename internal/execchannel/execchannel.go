@@ -42,8 +42,9 @@ const (
 	Resize Type = 4
 	// Cancel ends the command with its whole process group (SIGTERM, then SIGKILL); no payload.
 	Cancel Type = 5
-	// Stdout and Stderr carry output bytes.
+	// Stdout carries bytes of standard output.
 	Stdout Type = 16
+	// Stderr carries bytes of standard error.
 	Stderr Type = 17
 	// Exit carries a big-endian int32: the exit code, or 128 plus the signal's number.
 	Exit Type = 18

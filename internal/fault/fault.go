@@ -12,6 +12,7 @@ import (
 // code; the names follow gRPC's.
 type Kind uint8
 
+// The kinds; Unknown is the zero value and means that nobody classified the failure.
 const (
 	Unknown Kind = iota
 	InvalidArgument

@@ -316,7 +316,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return err
 	}
 	for _, w := range g.cfg.Warnings {
-		g.log.Warn(w)
+		g.log.Warn("configuration", "warning", w)
 	}
 	g.log.Info("gateway serving", "address", l.Addr().String(), "tls", g.cfg.TLS.Certificate != "", "version", g.opts.Version,
 		"sandboxes", g.store.Count(sandbox.Kind))
@@ -346,11 +346,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return err
 }
 
+// ignoreCanceled drops the error of a loop that ended because the gateway does.
 func ignoreCanceled(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // Close releases what New opened.

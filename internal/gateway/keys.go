@@ -41,7 +41,7 @@ func writeOnce(dir, path string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("write the credential key: %w", err)
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(data)
 	err = errors.Join(err, tmp.Sync(), tmp.Close())
 	if err == nil {

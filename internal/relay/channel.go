@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -58,7 +59,7 @@ func (c *Channel) Send(data []byte) error {
 // Recv returns the supervisor's next message, io.EOF once it closed its side.
 func (c *Channel) Recv() ([]byte, error) {
 	data, err := c.wire.Recv()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, c.explain(err)
 	}
 	return data, err

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -217,7 +218,7 @@ func openTimedOut() *fault.Error {
 
 func canceled(ctx context.Context) *fault.Error {
 	kind := fault.Canceled
-	if context.Cause(ctx) == context.DeadlineExceeded {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		kind = fault.DeadlineExceeded
 	}
 	return fault.Wrap(context.Cause(ctx), kind, "CALLER_GONE", "the caller ended the call")

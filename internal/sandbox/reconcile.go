@@ -22,7 +22,7 @@ func (s *Service) Follow(ctx context.Context) error {
 		s.notify.pokeAll()
 		err := s.follow(ctx, w)
 		w.Close()
-		if err != nil && !errors.Is(err, store.ErrLagged) {
+		if ctx.Err() == nil && !errors.Is(err, store.ErrLagged) {
 			return err
 		}
 	}
@@ -32,9 +32,6 @@ func (s *Service) Follow(ctx context.Context) error {
 func (s *Service) follow(ctx context.Context, w *store.Watcher) error {
 	for {
 		change, err := w.Next(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err != nil {
 			return err
 		}

@@ -164,19 +164,17 @@ func (s *Service) compose(o *store.Object) (*Sandbox, error) {
 			WithNext("restore the database from a backup, or delete this sandbox")
 	}
 	instance, connected := s.Sessions.Connected(o.ID)
-	type memo struct {
-		connected bool
-		instance  string
-	}
-	v, err := o.Memo(memo{connected, instance}, func() (any, error) {
+	return memo(o, composedKey{connected, instance}, func() (*Sandbox, error) {
 		sb := &Sandbox{Object: o, Record: r, Connected: connected, MainInstanceID: instance}
 		sb.Phase, sb.Status = compose(r, connected)
 		return sb, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return v.(*Sandbox), nil
+}
+
+// composedKey is all that a composed sandbox depends on beside its row.
+type composedKey struct {
+	connected bool
+	instance  string
 }
 
 func workspaceOr(w string) string {

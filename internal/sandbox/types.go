@@ -5,6 +5,7 @@ package sandbox
 
 import (
 	"encoding/json"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,7 @@ const DefaultWorkspace = "default"
 // Phase is the state of a sandbox as clients see it. The values are the wire's, see SandboxPhase of openshell.v1.
 type Phase int32
 
+// The phases. Stopping, Stopped and Starting are unknown to clients of the mvp generation.
 const (
 	PhaseUnspecified  Phase = 0
 	PhaseProvisioning Phase = 1
@@ -140,17 +142,27 @@ type recordKey struct{}
 
 // decode returns the object's record, decoded once a version.
 func decode(o *store.Object) (*Record, error) {
-	v, err := o.Memo(recordKey{}, func() (any, error) {
+	return memo(o, recordKey{}, func() (*Record, error) {
 		r := &Record{}
 		if err := json.Unmarshal(o.Payload, r); err != nil {
 			return nil, err
 		}
 		return r, nil
 	})
+}
+
+// memo is Object.Memo for one type of value.
+func memo[T any](o *store.Object, key any, build func() (T, error)) (T, error) {
+	var zero T
+	v, err := o.Memo(key, func() (any, error) { return build() })
 	if err != nil {
-		return nil, err
+		return zero, err
 	}
-	return v.(*Record), nil
+	t, ok := v.(T)
+	if !ok {
+		return zero, fmt.Errorf("memo holds %T", v)
+	}
+	return t, nil
 }
 
 func (r *Record) encode() ([]byte, error) { return json.Marshal(r) }

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// MaxLines and MaxEvents bound the rings of one sandbox.
-	MaxLines  = 2000
+	// MaxLines bounds the log lines kept of one sandbox.
+	MaxLines = 2000
+	// MaxEvents bounds the platform events kept of one sandbox.
 	MaxEvents = 50
 	// MaxLineBytes bounds one line with its fields; longer messages are cut.
 	MaxLineBytes = 16 << 10

@@ -5,6 +5,7 @@ package settings
 // Type is the type of a setting's value.
 type Type uint8
 
+// The types.
 const (
 	Bool Type = iota
 	String

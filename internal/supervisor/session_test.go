@@ -297,6 +297,22 @@ func TestTokenIsSentRefreshedAndReadAgain(t *testing.T) {
 	g.Session(t)
 }
 
+// A supervisor that enforces nothing must not say that it does.
+func TestPolicyWithRulesIsNotCalledLoaded(t *testing.T) {
+	t.Parallel()
+	g := gatewaytest.New(t, false)
+	g.Set(func(g *gatewaytest.Gateway) {
+		g.Config = &sandboxpb.GetSandboxConfigResponse{Version: 1, PolicySource: sandboxpb.PolicySource_POLICY_SOURCE_SANDBOX, Policy: &sandboxpb.SandboxPolicy{
+			Filesystem: &sandboxpb.FilesystemPolicy{ReadOnly: []string{"/usr"}},
+		}}
+	})
+	start(t, g, nil)
+	g.Session(t)
+	if r := g.PolicyReports(); len(r) != 1 || r[0].GetStatus() != openshellpb.PolicyStatus_POLICY_STATUS_FAILED || !strings.Contains(r[0].GetLoadError(), "does not enforce") {
+		t.Errorf("reports = %v", r)
+	}
+}
+
 func TestTokenFromServiceAccount(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "sa")

@@ -18,13 +18,13 @@ var everywhere = []ban{
 	{"sigs.k8s.io", "the platform is a driver's business"},
 	{"testing", "test code in a shipped binary registers flags and ships fixtures"},
 	{"net/http/pprof", "its import alone serves heap dumps on the default mux"},
-	{"expvar", "its import alone serves the command line on the default mux"},
 	{"log/syslog", "logs go to standard error; the platform collects them"},
 	{module + "/test", "tests are nobody's library"},
 }
 
 // small is what the processes of few megabytes do not link: they stand beside or inside every sandbox.
 var small = []ban{
+	{"expvar", "its import alone serves the command line on the default mux; only the gateway's metrics library links it, and the gateway serves no default mux"},
 	{"go.opentelemetry.io", "metrics of a sandbox are the gateway's to keep"},
 	{"github.com/prometheus", "metrics of a sandbox are the gateway's to keep"},
 	{"charm.land", "no one sits at its terminal"},

@@ -81,7 +81,10 @@ func fillPolicy(resp *sandboxpb.GetSandboxConfigResponse, sb *sandbox.Sandbox) e
 	if err != nil {
 		return fault.Wrap(err, fault.Internal, "POLICY_UNREADABLE", "stored policy cannot be read")
 	}
-	m := v.(policyMemo)
+	m, ok := v.(policyMemo)
+	if !ok {
+		return fault.New(fault.Internal, "POLICY_UNREADABLE", "stored policy cannot be read")
+	}
 	resp.Policy, resp.PolicyHash, resp.Version = m.message, m.hash, sandbox.PolicyRevision
 	return nil
 }
@@ -116,6 +119,7 @@ func (h configHandler) GetSandboxProviderEnvironment(ctx context.Context, req *o
 	if err != nil {
 		return nil, err
 	}
+	h.logger.Info("credentials disclosed", "sandbox_id", sb.Object.ID, "actor", principal.From(ctx).Actor(), "environment", env)
 	return environmentToWire(sb, env, h.logs)
 }
 

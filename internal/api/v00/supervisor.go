@@ -85,7 +85,11 @@ func (h supervisorHandler) ConnectSupervisor(stream supervisorStream) error {
 			select {
 			case m := <-messages:
 				handleSupervisor(session, m)
-			case <-readErr:
+			case err := <-readErr:
+				if errors.Is(err, io.EOF) {
+					session.End("supervisor closed its stream")
+				}
+				session.End("supervisor connection lost")
 				return
 			case <-session.Done():
 				return

@@ -95,7 +95,7 @@ func Parse(args []string, env func(string) (string, bool)) (*Config, error) {
 		return nil, err
 	}
 	c := &Config{
-		LogLevel: v.text("log-level"), DatabaseURL: v.text("db-url"),
+		LogLevel: level(v.text("log-level")), DatabaseURL: v.text("db-url"),
 		ShutdownGrace: time.Duration(v.number("shutdown-grace-secs")) * time.Second,
 		OIDC: OIDC{
 			Issuer: v.text("oidc-issuer"), Audience: v.text("oidc-audience"), DiscoveryURL: v.text("oidc-discovery-url"),
@@ -118,6 +118,14 @@ func Parse(args []string, env func(string) (string, bool)) (*Config, error) {
 	}
 	c.Warnings = append(c.Warnings, v.unused()...)
 	return c, nil
+}
+
+// level maps the reference's finest level to the finest there is.
+func level(name string) string {
+	if strings.EqualFold(name, "trace") {
+		return "debug"
+	}
+	return name
 }
 
 func (c *Config) listen(v *values) error {
@@ -252,6 +260,9 @@ func (c *Config) checkOIDC(v *values) error {
 	if (c.OIDC.AdminRole == "") != (c.OIDC.UserRole == "") {
 		return errors.New("OIDC RBAC misconfiguration: --oidc-admin-role and --oidc-user-role must both be set, or both be empty for authentication only")
 	}
+	if c.OIDC.AdminRole == "" && c.OIDC.Issuer != "" {
+		c.Warnings = append(c.Warnings, "both OIDC role names are empty: every signed-in user is an administrator")
+	}
 	if c.OIDC.Issuer == "" {
 		if !c.Auth.AllowUnauthenticated {
 			c.Warnings = append(c.Warnings, "no --oidc-issuer: every user call is refused; pass --allow-unauthenticated-users for a development gateway")
@@ -275,7 +286,7 @@ func (c *Config) secret(v *values) error {
 			return errors.New("--allow-shared-sandbox-secret needs --ssh-handshake-secret with at least 16 characters")
 		}
 		c.Auth.SharedSecret = secret
-		c.Warnings = append(c.Warnings, "--allow-shared-sandbox-secret: supervisors that know only the shared secret are served; any sandbox that holds it can act for another")
+		c.Warnings = append(c.Warnings, "--allow-shared-sandbox-secret: supervisors that know only the shared secret are served; any sandbox that holds it can act for another, and whoever reaches the port can open the session of a sandbox whose id it knows")
 	}
 	if c.Auth.AllowUnauthenticated {
 		c.Warnings = append(c.Warnings, "--allow-unauthenticated-users: every caller without a token is an administrator")

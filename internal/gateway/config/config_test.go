@@ -146,6 +146,8 @@ func TestWarnings(t *testing.T) {
 		"missing audience":     {with("--oidc-issuer", "https://i", "--oidc-allow-missing-audience"), "made for other services"},
 		"plaintext to others":  {with("--bind-address", "0.0.0.0"), "in clear text"},
 		"in-memory database":   {base, "everything is lost"},
+		"driver flags of old":  {with("--vm-kernel", "/k", "--docker-network=x"), "--vm-kernel has no effect"},
+		"roles switched off":   {with("--oidc-issuer", "https://i", "--oidc-admin-role", "", "--oidc-user-role", ""), "every signed-in user is an administrator"},
 		"older alias accepted": {append([]string{"--driver", "external"}, append(base[:1:1], base[3:]...)...), "in memory"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -98,6 +98,7 @@ type values struct {
 
 // load reads all layers; the first one that has a value wins.
 func load(args []string, env func(string) (string, bool)) (*values, error) {
+	args, foreign := dropForeign(args)
 	flags := flagSet()
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -106,6 +107,9 @@ func load(args []string, env func(string) (string, bool)) (*values, error) {
 		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	v := &values{value: map[string]string{}, origin: map[string]string{}}
+	for _, f := range foreign {
+		v.file.unused = append(v.file.unused, f+" has no effect: it configures a driver that is a process of its own here")
+	}
 	v.layerFlags(flags)
 	v.layerEnv(env)
 	if err := v.layerFile(env); err != nil {
@@ -121,9 +125,26 @@ func load(args []string, env func(string) (string, bool)) (*values, error) {
 	return v, errors.Join(problems...)
 }
 
+// dropForeign takes out the flags by which the mvp generation configures its built-in drivers; all take a value.
+func dropForeign(args []string) (kept, foreign []string) {
+	for i := 0; i < len(args); i++ {
+		name, _, joined := strings.Cut(args[i], "=")
+		if !strings.HasPrefix(name, "--vm-") && !strings.HasPrefix(name, "--docker-") {
+			kept = append(kept, args[i])
+			continue
+		}
+		foreign = append(foreign, name)
+		if !joined && i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
+			i++
+		}
+	}
+	return kept, foreign
+}
+
 func flagSet() *pflag.FlagSet {
 	flags := pflag.NewFlagSet("sallyport-gateway", pflag.ContinueOnError)
 	flags.SortFlags = false
+	flags.Usage = func() {}
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "driver" {
 			name = "drivers"

@@ -198,11 +198,14 @@ func (f *Follower) acknowledge(old, r *sandboxpb.GetSandboxConfigResponse) {
 	report := &openshellpb.ReportPolicyStatusRequest{
 		SandboxId: f.o.SandboxID, Version: r.GetVersion(), Status: openshellpb.PolicyStatus_POLICY_STATUS_LOADED,
 	}
-	switch {
-	case r.GetPolicy() == nil:
+	switch p := r.GetPolicy(); {
+	case p == nil:
 		report.Status, report.LoadError = openshellpb.PolicyStatus_POLICY_STATUS_FAILED, "the configuration names a policy version and holds no policy"
 	case len(r.GetSupervisorMiddlewareServices()) > 0:
 		report.Status, report.LoadError = openshellpb.PolicyStatus_POLICY_STATUS_FAILED, "this supervisor cannot run middleware services"
+	case p.GetFilesystem() != nil || p.GetLandlock() != nil || p.GetProcess() != nil || len(p.GetNetworkPolicies()) > 0 || len(p.GetNetworkMiddlewares()) > 0:
+		// Saying LOADED would make people rely on rules that nobody applies.
+		report.Status, report.LoadError = openshellpb.PolicyStatus_POLICY_STATUS_FAILED, "this supervisor does not enforce policies yet; none of its rules is in effect"
 	}
 	if old.GetVersion() != r.GetVersion() {
 		f.o.Log.Warn("policy received; this supervisor does not enforce policies", "version", r.GetVersion(), "error", report.GetLoadError())

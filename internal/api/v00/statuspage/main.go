@@ -2,19 +2,18 @@
 package main
 
 import (
-	"fmt"
+	"log"
 	"os"
 
 	"sallyport.dev/sallyport/internal/api/v00"
 )
 
 func main() {
+	log.SetFlags(0)
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: statuspage FILE")
-		os.Exit(2)
+		log.Fatal("usage: statuspage FILE")
 	}
 	if err := os.WriteFile(os.Args[1], []byte(v00.StatusPage()), 0o644); err != nil { //nolint:gosec // reason: a page for everyone
-		fmt.Fprintln(os.Stderr, "statuspage:", err)
-		os.Exit(1)
+		log.Fatal("statuspage: ", err)
 	}
 }
