@@ -7,6 +7,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -30,8 +31,9 @@ const (
 	// patience bounds every wait; the machine may be busy with other things.
 	patience  = 45 * time.Second
 	pollEvery = 20 * time.Millisecond
-	// runMarker is the variable that marks every process of one system.
-	runMarker = "SALLYPORT_E2E_RUN="
+	// runMarker is the variable that marks every process of one system but those of its sandboxes. Its name is none
+	// of the product's own, which are not handed on.
+	runMarker = "E2E_RUN="
 
 	cachedCredential = "demo-service"
 	lateCredential   = "demo-late"
@@ -241,10 +243,18 @@ func (s *system) processes() []string {
 		markers = append(markers, sandboxMarker+id)
 	}
 	s.mu.Unlock()
-	var out []string
-	for _, pid := range pidsWith(s.t, markers...) {
-		cmdline, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-		out = append(out, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(cmdline), "\x00", " ")))
+	return describe(pidsWith(s.t, markers...))
+}
+
+// describe adds the command lines to process ids.
+func describe(pids []int) []string {
+	out := make([]string, 0, len(pids))
+	for _, pid := range pids {
+		line, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		if err != nil {
+			line = []byte("ended meanwhile")
+		}
+		out = append(out, fmt.Sprintf("%d %.300s", pid, bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
 	}
 	return out
 }
