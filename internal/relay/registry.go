@@ -227,6 +227,8 @@ type pendingTable struct {
 	mu      sync.Mutex
 	waiting map[string]*Channel
 	perBox  map[string]int
+	// freed is closed when a place becomes free; nil while nobody waits for one.
+	freed chan struct{}
 }
 
 func (t *pendingTable) init() {
@@ -234,20 +236,51 @@ func (t *pendingTable) init() {
 	t.perBox = map[string]int{}
 }
 
-func (t *pendingTable) add(c *Channel) error {
+// add takes a place for c. A burst of callers is normal while claims come in, so that one who finds no place waits
+// for PlaceTimeout before it is refused; MaxPerSandbox bounds who waits.
+func (t *pendingTable) add(ctx context.Context, c *Channel) error {
+	freed, err := t.try(c)
+	if err == nil {
+		return nil
+	}
+	timer := time.NewTimer(PlaceTimeout)
+	defer timer.Stop()
+	for err != nil {
+		select {
+		case <-freed:
+			freed, err = t.try(c)
+		case <-timer.C:
+			return err
+		case <-c.done:
+			return c.Err()
+		case <-ctx.Done():
+			return canceled(ctx)
+		}
+	}
+	return nil
+}
+
+// try takes a place if there is one; otherwise it says why there is none and what is closed when one is free.
+func (t *pendingTable) try(c *Channel) (<-chan struct{}, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.waiting) >= MaxPending {
-		return fault.New(fault.ResourceExhausted, "RELAY_CAPACITY", "gateway relay capacity reached").
+	var full *fault.Error
+	switch {
+	case len(t.waiting) >= MaxPending:
+		full = fault.New(fault.ResourceExhausted, "RELAY_CAPACITY", "gateway relay capacity reached").
 			WithNext("retry in a moment")
-	}
-	if t.perBox[c.SandboxID] >= MaxPendingPerSandbox {
-		return fault.New(fault.ResourceExhausted, "RELAY_SANDBOX_LIMIT", "per-sandbox relay limit reached").
+	case t.perBox[c.SandboxID] >= MaxPendingPerSandbox:
+		full = fault.New(fault.ResourceExhausted, "RELAY_SANDBOX_LIMIT", "per-sandbox relay limit reached").
 			WithNext("retry in a moment; the sandbox's supervisor is slow to answer")
+	default:
+		t.waiting[c.ID] = c
+		t.perBox[c.SandboxID]++
+		return t.freed, nil
 	}
-	t.waiting[c.ID] = c
-	t.perBox[c.SandboxID]++
-	return nil
+	if t.freed == nil {
+		t.freed = make(chan struct{})
+	}
+	return t.freed, full
 }
 
 func (t *pendingTable) take(channelID, owner string) (*Channel, error) {
@@ -276,6 +309,10 @@ func (t *pendingTable) remove(c *Channel) {
 	delete(t.waiting, c.ID)
 	if t.perBox[c.SandboxID]--; t.perBox[c.SandboxID] <= 0 {
 		delete(t.perBox, c.SandboxID)
+	}
+	if t.freed != nil {
+		close(t.freed)
+		t.freed = nil
 	}
 }
 

@@ -17,6 +17,8 @@ const (
 	MaxPending = 256
 	// MaxPendingPerSandbox bounds them for one sandbox.
 	MaxPendingPerSandbox = 32
+	// PlaceTimeout is how long an Open waits while there are as many relays as these limits allow.
+	PlaceTimeout = 2 * time.Second
 	// MaxPerSandbox bounds the open relays of one sandbox.
 	MaxPerSandbox = 512
 	// ClaimTimeout is how long a supervisor has to claim a relay.

@@ -206,26 +206,54 @@ func TestSupersedingSession(t *testing.T) {
 }
 
 func TestPendingLimits(t *testing.T) {
-	t.Parallel()
-	r := relay.NewRegistry(&log{})
-	opened := make(chan relay.Open, 2*relay.MaxPendingPerSandbox)
-	supervisor(t, r, relay.Hello{SandboxID: "a", Takeover: true}, func(o relay.Open) { opened <- o })
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for range relay.MaxPendingPerSandbox {
+	synctest.Test(t, func(t *testing.T) {
+		r := relay.NewRegistry(&log{})
+		s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened := make(chan string, relay.MaxPendingPerSandbox+1)
+		serving, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() {
+			_ = s.Serve(serving, func(m relay.Message) error {
+				if m.Open != nil {
+					opened <- m.Open.ChannelID
+				}
+				return nil
+			})
+		}()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range relay.MaxPendingPerSandbox {
+			wg.Go(func() { _, _ = r.Open(ctx, "a", relay.Target{}) })
+		}
+		synctest.Wait()
+		began := time.Now()
+		if _, err := r.Open(ctx, "a", relay.Target{}); !fault.Is(err, fault.ResourceExhausted) {
+			t.Errorf("one relay past the limit: %v, want ResourceExhausted", err)
+		}
+		if took := time.Since(began); took != relay.PlaceTimeout {
+			t.Errorf("refused after %s, want %s", took, relay.PlaceTimeout)
+		}
+
+		// A place that becomes free goes to who waits for one.
 		wg.Go(func() { _, _ = r.Open(ctx, "a", relay.Target{}) })
-	}
-	for range relay.MaxPendingPerSandbox {
-		<-opened
-	}
-	if _, err := r.Open(ctx, "a", relay.Target{}); !fault.Is(err, fault.ResourceExhausted) {
-		t.Errorf("one relay past the limit: %v, want ResourceExhausted", err)
-	}
-	cancel()
-	wg.Wait()
-	if r.Relays() != 0 {
-		t.Errorf("%d relays are left after their callers went", r.Relays())
-	}
+		synctest.Wait()
+		if len(opened) != relay.MaxPendingPerSandbox {
+			t.Errorf("%d relays are offered, want %d", len(opened), relay.MaxPendingPerSandbox)
+		}
+		s.TargetFailed(<-opened, "no")
+		synctest.Wait()
+		if len(opened) != relay.MaxPendingPerSandbox {
+			t.Errorf("after a place became free %d relays are offered, want %d", len(opened), relay.MaxPendingPerSandbox)
+		}
+		cancel()
+		wg.Wait()
+		if r.Relays() != 0 {
+			t.Errorf("%d relays are left after their callers went", r.Relays())
+		}
+	})
 }
 
 func TestClaimTimeoutAndSilence(t *testing.T) {

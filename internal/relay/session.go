@@ -131,7 +131,7 @@ func (s *Session) Open(ctx context.Context, target Target) (*Channel, error) {
 	if err := s.add(c); err != nil {
 		return nil, err
 	}
-	if err := s.registry.pending.add(c); err != nil {
+	if err := s.registry.pending.add(ctx, c); err != nil {
 		c.end(err)
 		return nil, err
 	}
