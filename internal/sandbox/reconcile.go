@@ -50,19 +50,32 @@ func (s *Service) Retry(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			s.retryDeletes(ctx)
+			s.retry(ctx)
 		}
 	}
 }
 
-func (s *Service) retryDeletes(ctx context.Context) {
+// retry goes on with the next sandbox only while the driver answers: where it is away, the list after its return
+// has all of them repaired.
+func (s *Service) retry(ctx context.Context) {
 	for _, o := range s.Store.List(Kind, store.Query{AllWorkspaces: true}) {
 		r, err := decode(o)
-		if err != nil || r.DeletionTimestamp.IsZero() || time.Since(r.DeletionTimestamp) < retryInterval {
+		if err != nil {
 			continue
 		}
-		if err := s.release(ctx, o.ID, o.Name, false); err != nil {
-			s.Logger.Warn("retry a deletion", "sandbox_id", o.ID, "error", err)
+		switch {
+		case !r.DeletionTimestamp.IsZero():
+			if time.Since(r.DeletionTimestamp) < retryInterval {
+				continue
+			}
+			err = s.release(ctx, o.ID, o.Name, false)
+		case !r.Accepted && !s.underWay(o):
+			err = s.resume(ctx, o, r)
+		}
+		if err != nil {
+			s.Logger.Warn("finish an interrupted create or delete; will be retried", "sandbox_id", o.ID, "error", err)
+		}
+		if ctx.Err() != nil || fault.Is(err, fault.Unavailable) {
 			return
 		}
 	}

@@ -8,7 +8,9 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -542,6 +544,58 @@ func TestRestartFinishesAnInterruptedCreate(t *testing.T) {
 			<-returned
 		})
 	}
+}
+
+// A driver that answers its list and fails the create right after gets another chance without losing its connection.
+func TestInterruptedCreateIsRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := open(t)
+		hang, release := context.WithCancel(t.Context())
+		f.driver.onCreate = func() error {
+			<-hang.Done()
+			return errors.New("crash")
+		}
+		caller, leave := context.WithCancel(t.Context())
+		go func() { _, _ = f.Create(caller, sandbox.CreateRequest{Name: "x", Spec: &sandbox.Spec{}}) }()
+		synctest.Wait()
+		sb, err := f.ByName("", "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		d := &driver{boxes: map[string]compute.Spec{}}
+		next := reopen(t, f.store, d)
+		var busy atomic.Bool
+		busy.Store(true)
+		d.onCreate = func() error {
+			if busy.Load() {
+				return fault.New(fault.ResourceExhausted, "X", "busy")
+			}
+			return nil
+		}
+		next.Listed(t.Context(), nil)
+		retrying, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- next.Retry(retrying) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got, err := next.ByID(sb.Object.ID); err != nil || got.Accepted {
+			t.Errorf("while the driver is busy: %+v, %v; want the row, not accepted", got, err)
+		}
+		busy.Store(false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got, err := next.ByID(sb.Object.ID); err != nil || !got.Accepted {
+			t.Errorf("after the driver was busy: %+v, %v; want an accepted sandbox", got, err)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		leave()
+		release()
+		f.Wait()
+	})
 }
 
 func TestVanishedResource(t *testing.T) {
