@@ -233,7 +233,13 @@ func TestDevelopmentSession(t *testing.T) {
 		return nil
 	})
 	d.must("sandbox", "delete", "hello", "second")
-	d.must("provider", "delete", "demo")
+	// A provider cannot go before the last sandbox that uses it has gone.
+	eventually(t, "provider deleted", func() error {
+		if code, _, errOut := d.cli("", "provider", "delete", "demo"); code != 0 {
+			return errors.New(errOut)
+		}
+		return nil
+	})
 	d.end(syscall.SIGINT)
 	left, err := filepath.Glob(d.home + "/dev/run/*")
 	if err != nil || len(left) > 0 {

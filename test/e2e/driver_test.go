@@ -3,7 +3,6 @@
 package e2e_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -99,14 +98,7 @@ func TestComputeDriverKilledWhileDeleting(t *testing.T) {
 	s := start(t)
 	id := s.createReady(t, "doomed")
 	s.sh(t, id, "setsid sleep 3600 </dev/null >/dev/null 2>&1 & echo started")
-	deleted := make(chan error, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		_, err := s.user.DeleteSandbox(ctx, &openshellpb.DeleteSandboxRequest{Name: "doomed"})
-		deleted <- err
-	}()
-	s.waitPhase(t, id, "DELETING")
+	deleted := s.beginDelete(t, id, "doomed")
 	s.compute.kill(t)
 	s.compute.restart(t)
 	if err := <-deleted; err != nil {

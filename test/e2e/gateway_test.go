@@ -168,23 +168,7 @@ func TestGatewayKilledWhileDeleting(t *testing.T) {
 	id := s.createReady(t, "doomed")
 	s.sh(t, id, "setsid sleep 3600 </dev/null >/dev/null 2>&1 & echo started")
 
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	deleted := make(chan error, 1)
-	stream, err := s.user.WatchSandbox(ctx, &openshellpb.WatchSandboxRequest{Id: id, FollowStatus: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_, err := s.user.DeleteSandbox(t.Context(), &openshellpb.DeleteSandboxRequest{Name: "doomed"})
-		deleted <- err
-	}()
-	for {
-		event, err := stream.Recv()
-		if err != nil || phaseOf(event.GetSandbox()) == "DELETING" {
-			break
-		}
-	}
+	deleted := s.beginDelete(t, id, "doomed")
 	s.gateway.kill(t)
 	if err := <-deleted; err != nil && status.Code(err) != codes.Unavailable {
 		t.Errorf("delete interrupted by a crash: %v", err)
@@ -194,6 +178,33 @@ func TestGatewayKilledWhileDeleting(t *testing.T) {
 	s.waitGone(t, id, "doomed")
 	if s.driven(t)[id] {
 		t.Error("the driver still has the sandbox")
+	}
+}
+
+// beginDelete deletes a sandbox, returns as soon as the intent is seen, and delivers the answer.
+func (s *system) beginDelete(t *testing.T, id, name string) <-chan error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	stream, err := s.user.WatchSandbox(ctx, &openshellpb.WatchSandboxRequest{Id: id, FollowStatus: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first event says that the watch is in place.
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	deleted := make(chan error, 1)
+	go func() {
+		_, err := s.user.DeleteSandbox(t.Context(), &openshellpb.DeleteSandboxRequest{Name: name})
+		deleted <- err
+	}()
+	for {
+		event, err := stream.Recv()
+		// The stream ends with its sandbox: a deletion may be quicker than the news of it.
+		if err != nil || phaseOf(event.GetSandbox()) == "DELETING" {
+			return deleted
+		}
 	}
 }
 
