@@ -209,6 +209,7 @@ func (g *Gateway) door(tokens *sandboxtoken.Issuer) (*door.Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build the rule table: %w", err)
 	}
+	g.metrics.know(table.Methods())
 	authorizer, err := authz.New(table, authz.Policy{
 		AdminRole: o.AdminRole, UserRole: o.UserRole, ScopesEnabled: o.ScopesClaim != "",
 	})

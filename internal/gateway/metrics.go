@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"google.golang.org/grpc/codes"
+
+	"sallyport.dev/sallyport/internal/door"
 )
 
 // metrics is the gateway's own registry. Labels come from closed sets only: method names of the contract, gRPC codes,
@@ -16,10 +19,19 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	driver   *prometheus.HistogramVec
 	ready    *prometheus.GaugeVec
+	// methods holds what each method of the contract counts, so that a call looks up no labels.
+	methods map[string]*methodMetrics
+}
+
+// methodMetrics are the series of one method. Counters are made when a code first occurs.
+type methodMetrics struct {
+	duration prometheus.Observer
+	codes    [codes.Unauthenticated + 1]atomic.Pointer[prometheus.Counter]
 }
 
 func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 	m := &metrics{
+		methods:  map[string]*methodMetrics{},
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "openshell_server_grpc_requests_total", Help: "Finished calls by method and gRPC code.",
@@ -49,10 +61,33 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 	return m
 }
 
-// Observe implements the door's metrics.
+// know prepares the series of the methods, which Observe counts under their own names; all others are one. It is
+// called before the first call.
+func (m *metrics) know(methods []string) {
+	for _, name := range append(methods, door.UnknownMethod) {
+		m.methods[name] = &methodMetrics{duration: m.duration.WithLabelValues(name)}
+	}
+}
+
+// Observe implements the door's observer.
 func (m *metrics) Observe(method string, code codes.Code, took time.Duration) {
-	m.requests.WithLabelValues(method, code.String()).Inc()
-	m.duration.WithLabelValues(method).Observe(took.Seconds())
+	series := m.methods[method]
+	if series == nil {
+		method = door.UnknownMethod
+		series = m.methods[method]
+	}
+	if int(code) >= len(series.codes) {
+		code = codes.Unknown
+	}
+	slot := &series.codes[code]
+	counter := slot.Load()
+	if counter == nil {
+		made := m.requests.WithLabelValues(method, code.String())
+		slot.Store(&made)
+		counter = &made
+	}
+	(*counter).Inc()
+	series.duration.Observe(took.Seconds())
 }
 
 // DriverCall implements driver.Metrics.

@@ -36,6 +36,8 @@ const (
 	connWindow       = 16 << 20
 	handshakeTimeout = 10 * time.Second
 	headerTimeout    = 10 * time.Second
+	// streamWorkers serve calls; when long streams hold all of them, further calls get goroutines of their own.
+	streamWorkers = 32
 	// maxHandshakes bounds connections that have not said yet what they are.
 	maxHandshakes = 1024
 	// MaxHeaderBytes bounds the header list of a request.
@@ -49,6 +51,10 @@ func GRPCOptions() []grpc.ServerOption {
 		grpc.Creds(handedOver{}),
 		// The library's own pool has nothing between 32 KiB and 1 MiB, and clears what it hands out.
 		experimental.BufferPool(mem.NewTieredBufferPool(256, 4<<10, 16<<10, 36<<10, 72<<10, 1<<20)),
+		// Workers that stay keep the stacks they have grown; a new goroutine a call copies its stack twice.
+		grpc.NumStreamWorkers(streamWorkers),
+		// An idle connection then holds no write buffer.
+		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(MaxStreams),
 		grpc.InitialWindowSize(streamWindow),

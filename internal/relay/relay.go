@@ -28,7 +28,7 @@ const (
 	// SilenceLimit is how long a supervisor may stay silent before its session ends.
 	SilenceLimit = 3 * HeartbeatInterval
 	// outboundQueue bounds the control messages that wait for a slow supervisor.
-	outboundQueue = 64
+	outboundQueue = 16
 )
 
 // Target is what the supervisor shall connect a relay to. The zero Target is the sandbox's SSH server.

@@ -167,6 +167,8 @@ func (s *Service) resume(ctx context.Context, o *store.Object, r *Record) error 
 func (s *Service) Changed(ctx context.Context, snap compute.Snapshot) {
 	_, err := s.edit(ctx, snap.ID, func(r *Record) error {
 		next := *r
+		// Whoever reports on a sandbox has it.
+		next.Accepted = true
 		next.DriverPhase = driverPhase(snap, r.DriverPhase)
 		if snap.HasStatus {
 			next.Conditions = conditions(snap.Conditions)
@@ -213,7 +215,7 @@ func conditions(in []compute.Condition) []Condition {
 }
 
 func sameStatus(a, b *Record) bool {
-	if a.DriverPhase != b.DriverPhase || a.InstanceID != b.InstanceID || a.AgentFD != b.AgentFD ||
+	if a.Accepted != b.Accepted || a.DriverPhase != b.DriverPhase || a.InstanceID != b.InstanceID || a.AgentFD != b.AgentFD ||
 		a.SandboxFD != b.SandboxFD || a.DriverName != b.DriverName || len(a.Conditions) != len(b.Conditions) {
 		return false
 	}

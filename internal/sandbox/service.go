@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sallyport.dev/sallyport/internal/driver/compute"
@@ -157,25 +158,29 @@ func (s *Service) UsersOf(workspace, provider string) []string {
 	return names
 }
 
+// compose puts a stored row and its session together. The last composition is kept with the row, since reads by
+// far outnumber changes.
 func (s *Service) compose(o *store.Object) (*Sandbox, error) {
+	last, err := memo(o, composedKey{}, func() (*atomic.Pointer[Sandbox], error) { return new(atomic.Pointer[Sandbox]), nil })
+	if err != nil {
+		return nil, err
+	}
+	instance, connected := s.Sessions.Connected(o.ID)
+	if sb := last.Load(); sb != nil && sb.Connected == connected && sb.MainInstanceID == instance {
+		return sb, nil
+	}
 	r, err := decode(o)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "SANDBOX_UNREADABLE", "stored sandbox cannot be read").
 			WithNext("restore the database from a backup, or delete this sandbox")
 	}
-	instance, connected := s.Sessions.Connected(o.ID)
-	return memo(o, composedKey{connected, instance}, func() (*Sandbox, error) {
-		sb := &Sandbox{Object: o, Record: r, Connected: connected, MainInstanceID: instance}
-		sb.Phase, sb.Status = compose(r, connected)
-		return sb, nil
-	})
+	sb := &Sandbox{Object: o, Record: r, Connected: connected, MainInstanceID: instance}
+	sb.Phase, sb.Status = compose(r, connected)
+	last.Store(sb)
+	return sb, nil
 }
 
-// composedKey is all that a composed sandbox depends on beside its row.
-type composedKey struct {
-	connected bool
-	instance  string
-}
+type composedKey struct{}
 
 func workspaceOr(w string) string {
 	if w == "" {

@@ -49,15 +49,15 @@ func ownSandbox(ctx context.Context, sandboxes *sandbox.Service, id string) erro
 	return err
 }
 
-// ConnectSupervisor holds a supervisor's session.
+// ConnectSupervisor holds a supervisor's session: this goroutine sends, one more receives. An idle session costs
+// little more than its connection.
 func (h supervisorHandler) ConnectSupervisor(stream supervisorStream) error {
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
-	messages := make(chan *openshellpb.SupervisorMessage)
-	readErr := make(chan error, 1)
-	go func() { readErr <- readSupervisor(ctx, stream, messages) }()
-
-	hello, err := awaitHello(ctx, messages, readErr)
+	ctx := stream.Context()
+	r := &supervisorReader{stream: stream, hello: make(chan *openshellpb.SupervisorMessage, 1), start: make(chan *relay.Session, 1)}
+	// Without a session to read for, the reader returns.
+	defer close(r.start)
+	go r.run()
+	hello, err := r.awaitHello(ctx)
 	if err != nil {
 		return err
 	}
@@ -79,58 +79,65 @@ func (h supervisorHandler) ConnectSupervisor(stream supervisorStream) error {
 	}}); err != nil {
 		return err
 	}
-	go func() {
-		defer session.End("supervisor stream ended")
-		for {
-			select {
-			case m := <-messages:
-				handleSupervisor(session, m)
-			case err := <-readErr:
-				if errors.Is(err, io.EOF) {
-					session.End("supervisor closed its stream")
-				}
-				session.End("supervisor connection lost")
-				return
-			case <-session.Done():
-				return
-			}
-		}
-	}()
+	r.start <- session
 	if err := session.Serve(ctx, func(m relay.Message) error { return stream.Send(messageToWire(m)) }); err != nil {
 		return err
 	}
 	return fault.New(fault.Unavailable, "SESSION_ENDED", "session ended: %s", session.Reason()).WithNext("connect again")
 }
 
-func readSupervisor(ctx context.Context, stream supervisorStream, out chan<- *openshellpb.SupervisorMessage) error {
+// supervisorReader receives a supervisor's messages: the first for awaitHello, the others for the session.
+type supervisorReader struct {
+	stream supervisorStream
+	// hello receives the first message, and is closed when there is none.
+	hello chan *openshellpb.SupervisorMessage
+	// err is why; it is set before hello is closed.
+	err   error
+	start chan *relay.Session
+}
+
+// run ends with the stream, which ends when the call returns.
+func (r *supervisorReader) run() {
+	first, err := r.stream.Recv()
+	if err != nil {
+		r.err = err
+		close(r.hello)
+		return
+	}
+	r.hello <- first
+	session, ok := <-r.start
+	if !ok {
+		return
+	}
 	for {
-		m, err := stream.Recv()
-		if err != nil {
-			return err
+		m, err := r.stream.Recv()
+		switch {
+		case err == nil:
+			handleSupervisor(session, m)
+			continue
+		case errors.Is(err, io.EOF):
+			session.End("supervisor closed its stream")
+		default:
+			session.End("supervisor connection lost")
 		}
-		select {
-		case out <- m:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return
 	}
 }
 
-func awaitHello(ctx context.Context, messages <-chan *openshellpb.SupervisorMessage, readErr <-chan error) (*openshellpb.SupervisorHello, error) {
+func (r *supervisorReader) awaitHello(ctx context.Context) (*openshellpb.SupervisorHello, error) {
 	timer := time.NewTimer(helloTimeout)
 	defer timer.Stop()
 	select {
-	case m := <-messages:
-		hello := m.GetHello()
-		if hello == nil {
+	case m, ok := <-r.hello:
+		switch hello := m.GetHello(); {
+		case hello != nil:
+			return hello, nil
+		case ok:
 			return nil, fault.New(fault.InvalidArgument, "HELLO_EXPECTED", "expected SupervisorHello")
-		}
-		return hello, nil
-	case err := <-readErr:
-		if errors.Is(err, io.EOF) {
+		case errors.Is(r.err, io.EOF):
 			return nil, fault.New(fault.InvalidArgument, "HELLO_EXPECTED", "stream closed before hello")
 		}
-		return nil, err
+		return nil, r.err
 	case <-timer.C:
 		return nil, fault.New(fault.DeadlineExceeded, "HELLO_TIMEOUT", "no hello within %s", helloTimeout)
 	case <-ctx.Done():
