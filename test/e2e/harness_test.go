@@ -13,12 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,9 +115,9 @@ func start(t *testing.T) *system {
 		}
 	}
 	s.tls = makeCertificates(t, dir)
+	s.port, s.health, s.metrics, s.idpPort = freePort(t), freePort(t), freePort(t), freePort(t)
 	s.startIdentity()
 	t.Cleanup(func() { s.stopIdentity() })
-	s.port, s.health, s.metrics = freePort(t), freePort(t), freePort(t)
 	s.writeCredentials()
 	s.define(bin)
 	t.Cleanup(s.finish)
@@ -168,7 +170,6 @@ func (s *system) startIdentity() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.idpPort = portOf(lis)
 	s.idp, err = devidp.New(devidp.Config{
 		Issuer: fmt.Sprintf("http://127.0.0.1:%d/realms/%s", s.idpPort, devidp.Realm), StateDir: s.path("idp"), Logger: slog.New(slog.DiscardHandler),
 	})
@@ -259,22 +260,24 @@ func describe(pids []int) []string {
 	return out
 }
 
+// freePort finds a port below those that the kernel gives to outgoing connections, so that none of them takes it
+// while the gateway is away.
 func freePort(t *testing.T) int {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		port := 20000 + mathrand.IntN(10000) //nolint:gosec // reason: no secret
+		lis, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := lis.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return port
 	}
-	defer lis.Close()
-	return portOf(lis)
-}
-
-func portOf(lis net.Listener) int {
-	addr, ok := lis.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0
-	}
-	return addr.Port
 }
 
 // eventually calls try until it returns nil, and fails the test with its last error when patience runs out.
