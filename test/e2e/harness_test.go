@@ -98,8 +98,9 @@ type system struct {
 	sandboxes map[string]string // id to name, of all that a test created
 }
 
-// start brings a system up and ends it with the test, which fails if anything is left.
-func start(t *testing.T) *system {
+// start brings a system up and ends it with the test, which fails if anything is left. The arguments are for the
+// compute driver.
+func start(t *testing.T, args ...string) *system {
 	t.Helper()
 	bin := binDir(t)
 	// Not t.TempDir: a socket's path may have 107 bytes only.
@@ -120,6 +121,7 @@ func start(t *testing.T) *system {
 	t.Cleanup(func() { s.stopIdentity() })
 	s.writeCredentials()
 	s.define(bin)
+	s.compute.args = append(s.compute.args, args...)
 	t.Cleanup(s.finish)
 	for _, p := range []*program{s.credentials, s.compute, s.gateway} {
 		p.start(t)

@@ -4,7 +4,10 @@ package e2e_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -109,4 +112,54 @@ func TestEverythingKilled(t *testing.T) {
 	s.waitPhase(t, id, "READY")
 	s.waitCredential(t, id)
 	s.remove(t, id, "all")
+}
+
+// Without namespaces nothing but the driver's own marks tells which processes belong to a sandbox.
+func TestNothingOutlivesASandboxWithoutIsolation(t *testing.T) {
+	t.Parallel()
+	s := start(t, "--isolation", "none")
+	id := s.createReady(t, "bare")
+	// A process that left its session and its parent behind, and one that has no environment to be known by.
+	s.sh(t, id, "(setsid sleep 3603 </dev/null >/dev/null 2>&1 &); (setsid env -i sleep 3604 </dev/null >/dev/null 2>&1 &)")
+	pid := sleeper(t, "3604")
+	if pid == 0 {
+		t.Fatal("the background process does not run")
+	}
+	s.killSupervisor(t, id)
+	s.waitPhase(t, id, "PROVISIONING", "READY")
+	eventually(t, "exec after the crash", func() error {
+		_, err := s.exec(t.Context(), &openshellpb.ExecSandboxRequest{SandboxId: id, Command: []string{"true"}})
+		return err
+	})
+	if err := noProcess(t, id, "sleep 3603"); err != nil {
+		t.Errorf("a process of before the crash: %v", err)
+	}
+	s.sh(t, id, "(setsid sleep 3605 </dev/null >/dev/null 2>&1 &); (setsid env -i sleep 3606 </dev/null >/dev/null 2>&1 &)")
+	s.remove(t, id, "bare")
+	for _, seconds := range []string{"3603", "3604", "3605", "3606"} {
+		if pid := sleeper(t, seconds); pid != 0 {
+			t.Errorf("sleep %s outlived its sandbox", seconds)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// sleeper finds a process that runs sleep with the argument, whatever its environment, and returns 0 if there is none.
+func sleeper(t *testing.T, seconds string) int {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		if err == nil && string(line) == "sleep\x00"+seconds+"\x00" {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	return 0
 }
