@@ -121,10 +121,7 @@ func TestNothingOutlivesASandboxWithoutIsolation(t *testing.T) {
 	id := s.createReady(t, "bare")
 	// A process that left its session and its parent behind, and one that has no environment to be known by.
 	s.sh(t, id, "(setsid sleep 3603 </dev/null >/dev/null 2>&1 &); (setsid env -i sleep 3604 </dev/null >/dev/null 2>&1 &)")
-	pid := sleeper(t, "3604")
-	if pid == 0 {
-		t.Fatal("the background process does not run")
-	}
+	waitSleepers(t, "3603", "3604")
 	s.killSupervisor(t, id)
 	s.waitPhase(t, id, "PROVISIONING", "READY")
 	eventually(t, "exec after the crash", func() error {
@@ -135,6 +132,7 @@ func TestNothingOutlivesASandboxWithoutIsolation(t *testing.T) {
 		t.Errorf("a process of before the crash: %v", err)
 	}
 	s.sh(t, id, "(setsid sleep 3605 </dev/null >/dev/null 2>&1 &); (setsid env -i sleep 3606 </dev/null >/dev/null 2>&1 &)")
+	waitSleepers(t, "3605", "3606")
 	s.remove(t, id, "bare")
 	for _, seconds := range []string{"3603", "3604", "3605", "3606"} {
 		if pid := sleeper(t, seconds); pid != 0 {
@@ -142,6 +140,18 @@ func TestNothingOutlivesASandboxWithoutIsolation(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
+}
+
+func waitSleepers(t *testing.T, all ...string) {
+	t.Helper()
+	eventually(t, "background processes run", func() error {
+		for _, seconds := range all {
+			if sleeper(t, seconds) == 0 {
+				return errors.New("no sleep " + seconds)
+			}
+		}
+		return nil
+	})
 }
 
 // sleeper finds a process that runs sleep with the argument, whatever its environment, and returns 0 if there is none.
