@@ -88,6 +88,7 @@ func TestSupervisorAndDriverKilled(t *testing.T) {
 	s.compute.kill(t)
 	s.killSupervisor(t, id)
 	eventually(t, "all of the sandbox ended", func() error { return noProcess(t, id, "sallyport-supervisor") })
+	s.waitPhase(t, id, "PROVISIONING")
 	s.compute.restart(t)
 	s.waitReady()
 	s.waitPhase(t, id, "READY")
