@@ -56,7 +56,12 @@ func Command(version string) *cobra.Command {
 				}
 				serving.AllowedUIDs = append(serving.AllowedUIDs, uint32(uid))
 			}
-			return serve(cmd.Context(), opts, serving)
+			err = serve(cmd.Context(), opts, serving)
+			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
+				// Told to stop before it had begun: that is no failure.
+				return nil
+			}
+			return err
 		},
 	}
 	f := cmd.Flags()

@@ -236,9 +236,10 @@ func (d *Driver) supervisorEnv(rec *record, dir string, iso isolation) ([]string
 	return list, nil
 }
 
-// socketPath is relative to the working directory where the absolute path would not fit into a socket address.
+// socketPath is relative to the working directory where the absolute path would not fit into a socket address. A
+// supervisor may bind below a temporary folder beside it first, which takes some ten bytes more.
 func socketPath(paths sandboxinit.Paths) string {
-	const name, longest = "ssh.sock", 107
+	const name, longest = "ssh.sock", 96
 	absolute := filepath.Join(paths.Run, name)
 	if len(absolute) <= longest {
 		return absolute

@@ -235,7 +235,7 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	healthServer := health.NewServer()
 	healthpb.RegisterHealthServer(g.grpc, healthServer)
 	reflection.Register(g.grpc)
-	g.readiness = newReadiness(g.opts.Version, healthServer, g.probes())
+	g.readiness = newReadiness(g.opts.Version, healthServer, g.metrics.changed, g.probes())
 	tlsConfig, err := loadTLS(g.cfg.TLS)
 	if err != nil {
 		return err

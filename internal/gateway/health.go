@@ -27,7 +27,9 @@ type readiness struct {
 	probes  map[string]func(context.Context) error
 	version string
 	health  *health.Server
-	state   atomic.Pointer[report]
+	// poke asks for a probe at once.
+	poke  <-chan struct{}
+	state atomic.Pointer[report]
 }
 
 type report struct {
@@ -37,8 +39,8 @@ type report struct {
 	err     error
 }
 
-func newReadiness(version string, server *health.Server, probes map[string]func(context.Context) error) *readiness {
-	r := &readiness{probes: probes, version: version, health: server}
+func newReadiness(version string, server *health.Server, poke <-chan struct{}, probes map[string]func(context.Context) error) *readiness {
+	r := &readiness{probes: probes, version: version, health: server, poke: poke}
 	r.state.Store(&report{Status: "unhealthy", Version: version, Checks: map[string]check{}, err: errStarting})
 	server.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	return r
@@ -61,6 +63,7 @@ func (r *readiness) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			r.health.Shutdown()
 			return nil
+		case <-r.poke:
 		case <-wait:
 		}
 	}

@@ -21,6 +21,8 @@ type metrics struct {
 	ready    *prometheus.GaugeVec
 	// methods holds what each method of the contract counts, so that a call looks up no labels.
 	methods map[string]*methodMetrics
+	// changed receives a value when a driver has come or gone.
+	changed chan struct{}
 }
 
 // methodMetrics are the series of one method. Counters are made when a code first occurs.
@@ -32,6 +34,7 @@ type methodMetrics struct {
 func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 	m := &metrics{
 		methods:  map[string]*methodMetrics{},
+		changed:  make(chan struct{}, 1),
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "openshell_server_grpc_requests_total", Help: "Finished calls by method and gRPC code.",
@@ -102,4 +105,8 @@ func (m *metrics) DriverReady(driver string, ready bool) {
 		v = 1
 	}
 	m.ready.WithLabelValues(driver).Set(v)
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -682,5 +683,25 @@ func TestListPages(t *testing.T) {
 	}
 	if _, err := f.List(sandbox.Query{AllWorkspaces: true, Workspace: "x"}); !fault.Is(err, fault.InvalidArgument) {
 		t.Errorf("all_workspaces with a workspace: %v", err)
+	}
+}
+
+func TestUsersOfAProvider(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	for _, name := range []string{"b", "a", "c"} {
+		if _, err := f.Create(t.Context(), sandbox.CreateRequest{Name: name, Spec: &sandbox.Spec{Providers: []string{"p"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Delete(t.Context(), "", "c"); err != nil {
+		t.Fatal(err)
+	}
+	got := f.UsersOf("", "p")
+	if slices.Sort(got); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("UsersOf = %v, want a and b; c is being deleted", got)
+	}
+	if got := f.UsersOf("", "q"); len(got) != 0 {
+		t.Errorf("UsersOf an unused provider = %v", got)
 	}
 }

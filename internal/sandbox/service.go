@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -140,19 +141,19 @@ func (s *Service) List(q Query) ([]*Sandbox, error) {
 	return out, nil
 }
 
-// UsersOf returns the names of the sandboxes that use a provider.
+// UsersOf returns the names of the sandboxes that use a provider; those being deleted no longer do.
 func (s *Service) UsersOf(workspace, provider string) []string {
 	var names []string
 	for _, o := range s.Store.List(Kind, store.Query{Workspace: workspaceOr(workspace)}) {
 		r, err := decode(o)
 		if err != nil {
+			// Nobody knows what it uses, so it counts.
+			s.Logger.Error("read a stored sandbox", "sandbox_id", o.ID, "error", err)
+			names = append(names, o.Name)
 			continue
 		}
-		for _, p := range r.Spec.Providers {
-			if p == provider {
-				names = append(names, o.Name)
-				break
-			}
+		if r.DeletionTimestamp.IsZero() && slices.Contains(r.Spec.Providers, provider) {
+			names = append(names, o.Name)
 		}
 	}
 	return names
