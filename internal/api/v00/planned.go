@@ -82,6 +82,6 @@ func counts(planned map[string]Plan) map[Plan]int {
 
 const settingsNote = `## Settings without effect
 
-The gateway accepts every flag, variable and file key of both 0.0.x generations. Those that have no effect in this
+The gateway accepts the flags and file keys of both 0.0.x generations. Those that have no effect in this
 version are printed as warnings at start, one line each.
 `
