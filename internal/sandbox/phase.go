@@ -44,11 +44,11 @@ func driverPhase(s compute.Snapshot, previous Phase) Phase {
 
 // compose makes one phase of the record and the session. A sandbox is ready only while its supervisor is
 // connected, whatever the driver says: an exec could not work otherwise.
-func compose(r *Record, connected bool) (Phase, []Condition) {
+func compose(r *Record, connected, exited bool) (Phase, []Condition) {
 	switch {
 	case !r.DeletionTimestamp.IsZero() || r.DriverPhase == PhaseDeleting:
 		return PhaseDeleting, r.Conditions
-	case r.ExitCode != nil && !connected:
+	case exited:
 		return PhaseError, withReady(r.Conditions, "False", "MainProcessExited", "the sandbox's main process has ended")
 	case r.DriverPhase == PhaseError, r.DriverPhase == PhaseStopped:
 		return r.DriverPhase, r.Conditions

@@ -705,3 +705,33 @@ func TestUsersOfAProvider(t *testing.T) {
 		t.Errorf("UsersOf an unused provider = %v", got)
 	}
 }
+
+func TestMainProcessExit(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	id := f.create(t, "x").Object.ID
+	f.Changed(t.Context(), ready(id, "True", ""))
+	f.sessions.set(id, true) // instance "main-1"
+	report := func(instance string, code int32) {
+		t.Helper()
+		if err := f.MainProcessExited(t.Context(), id, instance, code); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report("main-0", 9)
+	if f.phase(t, id) != sandbox.PhaseReady {
+		t.Error("the report of an older instance counts")
+	}
+	report("main-1", 0)
+	report("main-1", 7)
+	sb, err := f.ByID(id)
+	if err != nil || sb.Phase != sandbox.PhaseError || sb.Exited == nil || *sb.Exited != 0 || sb.Status[0].Reason != "MainProcessExited" {
+		t.Errorf("after the first report: %+v, %v; want ERROR with exit code 0", sb, err)
+	}
+	if err := f.MainProcessExited(t.Context(), id, "", 0); !fault.Is(err, fault.InvalidArgument) {
+		t.Errorf("no instance: %v", err)
+	}
+	if err := f.MainProcessExited(t.Context(), "gone", "main-1", 0); err != nil {
+		t.Errorf("a sandbox that is gone: %v, want an acknowledgement", err)
+	}
+}

@@ -176,7 +176,11 @@ func (s *Service) compose(o *store.Object) (*Sandbox, error) {
 			WithNext("restore the database from a backup, or delete this sandbox")
 	}
 	sb := &Sandbox{Object: o, Record: r, Connected: connected, MainInstanceID: instance}
-	sb.Phase, sb.Status = compose(r, connected)
+	// A supervisor of another instance has started the main process anew.
+	if r.ExitCode != nil && (!connected || instance == r.ExitInstance) {
+		sb.Exited = r.ExitCode
+	}
+	sb.Phase, sb.Status = compose(r, connected, sb.Exited != nil)
 	last.Store(sb)
 	return sb, nil
 }

@@ -102,7 +102,7 @@ type Record struct {
 	PolicyVersion uint32 `json:"policyVersion,omitempty"`
 	// PolicyError is the supervisor's last load error.
 	PolicyError string `json:"policyError,omitempty"`
-	// ExitCode and ExitInstance record the main process's end.
+	// ExitCode is how the main process of the supervisor ExitInstance ended.
 	ExitCode     *int32 `json:"exitCode,omitempty"`
 	ExitInstance string `json:"exitInstance,omitempty"`
 }
@@ -120,6 +120,8 @@ type Sandbox struct {
 	MainInstanceID string
 	// Connected tells whether a supervisor session is live.
 	Connected bool
+	// Exited is the exit code of the main process, nil while it runs or runs again.
+	Exited *int32
 
 	wire atomic.Pointer[[]byte]
 }

@@ -130,7 +130,7 @@ func sandboxToWire(s *sandbox.Sandbox) (*openshellpb.Sandbox, error) {
 	phase := openshellpb.SandboxPhase(s.Phase)
 	status := &openshellpb.SandboxStatus{
 		SandboxName: s.DriverName, AgentPod: s.InstanceID, AgentFd: s.AgentFD, SandboxFd: s.SandboxFD,
-		Phase: phase, CurrentPolicyVersion: s.PolicyVersion, MainProcessInstanceId: s.MainInstanceID, ExitCode: s.ExitCode,
+		Phase: phase, CurrentPolicyVersion: s.PolicyVersion, MainProcessInstanceId: s.MainInstanceID, ExitCode: s.Exited,
 		Conditions: make([]*openshellpb.SandboxCondition, len(s.Status)),
 	}
 	for i, c := range s.Status {

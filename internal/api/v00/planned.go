@@ -28,7 +28,7 @@ func Planned() map[string]Plan {
 	out := map[string]Plan{}
 	for plan, methods := range map[Plan]string{
 		PlanIdentity:  "IssueSandboxToken CreateWorkspace DeleteWorkspace GetWorkspace ListWorkspaces AddWorkspaceMember RemoveWorkspaceMember ListWorkspaceMembers",
-		PlanLifecycle: "StopSandbox StartSandbox ListSandboxProviders AttachSandboxProvider DetachSandboxProvider ReportMainProcessExit",
+		PlanLifecycle: "StopSandbox StartSandbox ListSandboxProviders AttachSandboxProvider DetachSandboxProvider",
 		PlanAccess:    "CreateSshSession RevokeSshSession ForwardTcp ExposeService GetService DeleteService ListServices",
 		PlanProviders: "ListProviderProfiles GetProviderProfile LintProviderProfiles ImportProviderProfiles UpdateProviderProfiles DeleteProviderProfile " +
 			"GetProviderRefreshStatus ConfigureProviderRefresh RotateProviderCredential DeleteProviderRefresh ExchangeProviderSubjectToken",

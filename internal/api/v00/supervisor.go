@@ -244,3 +244,14 @@ func (w *relayWire) Recv() ([]byte, error) {
 		}
 	}
 }
+
+// ReportMainProcessExit takes a supervisor's word that the main process has ended, whatever its exit code.
+func (h supervisorHandler) ReportMainProcessExit(ctx context.Context, req *openshellpb.ReportMainProcessExitRequest) (*openshellpb.ReportMainProcessExitResponse, error) {
+	if err := ownSandbox(ctx, h.sandboxes, req.SandboxId); err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	if err := h.sandboxes.MainProcessExited(ctx, req.SandboxId, req.InstanceId, req.ExitCode); err != nil {
+		return nil, err
+	}
+	return &openshellpb.ReportMainProcessExitResponse{}, nil
+}
