@@ -57,11 +57,11 @@ func Command(version string) *cobra.Command {
 				serving.AllowedUIDs = append(serving.AllowedUIDs, uint32(uid))
 			}
 			err = serve(cmd.Context(), opts, serving)
-			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
-				// Told to stop before it had begun: that is no failure.
-				return nil
+			if !errors.Is(err, context.Canceled) || cmd.Context().Err() == nil {
+				return err
 			}
-			return err
+			// Told to stop before it had begun: that is no failure.
+			return nil
 		},
 	}
 	f := cmd.Flags()

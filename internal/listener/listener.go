@@ -53,10 +53,8 @@ func GRPCOptions() []grpc.ServerOption {
 		experimental.BufferPool(mem.NewTieredBufferPool(256, 4<<10, 16<<10, 36<<10, 72<<10, 1<<20)),
 		// Workers that stay keep the stacks they have grown; a new goroutine a call copies its stack twice.
 		grpc.NumStreamWorkers(streamWorkers),
-		// An idle connection then holds no write buffer, and half the usual read buffer; frames larger than it are
-		// read past it.
-		grpc.SharedWriteBuffer(true),
-		grpc.ReadBufferSize(16<<10),
+		// Half the usual: an idle connection holds it, and frames larger than it are read past it.
+		grpc.ReadBufferSize(16 << 10),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(MaxStreams),
 		grpc.InitialWindowSize(streamWindow),

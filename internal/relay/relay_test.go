@@ -25,6 +25,7 @@ type log struct {
 }
 
 func (l *log) Connected(_ context.Context, id, _, instance string) { l.add("+" + id + "/" + instance) }
+
 func (l *log) Disconnected(_ context.Context, id, _, reason string) {
 	l.add("-" + id + ": " + reason)
 }

@@ -86,7 +86,8 @@ func validateTemplate(t *Template) error {
 		name  string
 		value map[string]any
 	}{
-		{"template.resources", t.Resources}, {"template.volume_claim_templates", t.VolumeClaimTemplates},
+		{"template.resources", t.Resources},
+		{"template.volume_claim_templates", t.VolumeClaimTemplates},
 		{"template.driver_config", t.DriverConfig},
 	} {
 		if len(f.value) == 0 {

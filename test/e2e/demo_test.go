@@ -37,7 +37,7 @@ func TestDemoUnprivileged(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // reason: others have to run what is in it
+	if err := os.Chmod(dir, 0o755); err != nil { // others have to run what is in it
 		t.Fatal(err)
 	}
 	programs, err := filepath.Glob(filepath.Join(binDir(t), "sallyport*"))

@@ -60,7 +60,7 @@ func (d *development) environment() []string {
 // start runs the development system and returns when it says that all is up.
 func (d *development) start() {
 	d.t.Helper()
-	d.cmd = exec.Command(filepath.Join(d.bin, "sallyport"), "dev", "--state-dir", d.home+"/dev", "-o", "json") //nolint:noctx // reason: the test ends it
+	d.cmd = exec.Command(filepath.Join(d.bin, "sallyport"), "dev", "--state-dir", d.home+"/dev", "-o", "json") // the test ends it
 	d.cmd.Env, d.cmd.Stderr = d.environment(), &d.errOut
 	out, err := d.cmd.StdoutPipe()
 	if err != nil {
@@ -160,7 +160,7 @@ func (d *development) login(user, password string) {
 // fillIn opens the login page, sends its form and follows the way back to the client.
 func (d *development) fillIn(page, user, password string) {
 	d.t.Helper()
-	resp, err := plainHTTP.Get(page) //nolint:noctx // reason: the client has a timeout
+	resp, err := plainHTTP.Get(page) // the client has a timeout
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func (d *development) fillIn(page, user, password string) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	resp, err = plainHTTP.PostForm(target.String(), url.Values{"username": {user}, "password": {password}}) //nolint:noctx // reason: as above
+	resp, err = plainHTTP.PostForm(target.String(), url.Values{"username": {user}, "password": {password}}) // as above
 	if err != nil {
 		d.t.Fatal(err)
 	}

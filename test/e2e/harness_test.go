@@ -267,7 +267,7 @@ func describe(pids []int) []string {
 func freePort(t *testing.T) int {
 	t.Helper()
 	for {
-		port := 20000 + mathrand.IntN(10000) //nolint:gosec // reason: no secret
+		port := 20000 + mathrand.IntN(10000) // no secret
 		lis, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue

@@ -38,7 +38,7 @@ func (p *program) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(p.path, p.args...) //nolint:noctx // reason: it ends when the test says how
+	p.cmd = exec.Command(p.path, p.args...) // it ends when the test says how
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Env = append(cleanEnv(), p.env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

@@ -40,13 +40,13 @@ func TestStorm(t *testing.T) {
 	s.createProvider(t, "stormy", cachedCredential)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	chance := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // reason: it chooses whom to kill
+	chance := rand.New(rand.NewPCG(seed, 1)) // it chooses whom to kill
 	st := &storm{s: s, kept: map[string]string{}, deleted: map[string]string{}, calls: map[codes.Code]int{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var workers sync.WaitGroup
 	for i := range stormWorkers {
-		workers.Go(func() { st.work(t, ctx, i) })
+		workers.Go(func() { st.work(ctx, t, i) })
 	}
 	for range stormKills {
 		// Chance decides when as well: nothing is waited for here.
@@ -104,7 +104,7 @@ func (st *storm) kill(t *testing.T, chance *rand.Rand) {
 }
 
 // work creates sandboxes, runs a command in each and deletes all but every third, until ctx ends.
-func (st *storm) work(t *testing.T, ctx context.Context, worker int) {
+func (st *storm) work(ctx context.Context, t *testing.T, worker int) {
 	for n := 0; ctx.Err() == nil; n++ {
 		name := fmt.Sprintf("storm-%d-%d", worker, n)
 		id, err := st.s.tryCreate(context.WithoutCancel(ctx), name, "stormy")
@@ -116,7 +116,7 @@ func (st *storm) work(t *testing.T, ctx context.Context, worker int) {
 		st.mu.Lock()
 		st.kept[id] = name
 		st.mu.Unlock()
-		if !st.command(t, ctx, id) || n%3 == 0 {
+		if !st.command(ctx, t, id) || n%3 == 0 {
 			continue
 		}
 		st.mu.Lock()
@@ -133,7 +133,7 @@ func (st *storm) work(t *testing.T, ctx context.Context, worker int) {
 }
 
 // command runs one command, however often it takes, and tells whether it was answered.
-func (st *storm) command(t *testing.T, ctx context.Context, id string) bool {
+func (st *storm) command(ctx context.Context, t *testing.T, id string) bool {
 	for ctx.Err() == nil {
 		r, err := st.s.exec(ctx, &openshellpb.ExecSandboxRequest{SandboxId: id, Command: []string{"sh", "-c", "cat; exit 3"}, Stdin: []byte(id)})
 		st.count(t, err)

@@ -94,7 +94,8 @@ func specToWire(in *sandbox.Spec) (*openshellpb.SandboxSpec, error) {
 		from map[string]any
 		to   **structpb.Struct
 	}{
-		{t.Resources, &out.Template.Resources}, {t.VolumeClaimTemplates, &out.Template.VolumeClaimTemplates},
+		{t.Resources, &out.Template.Resources},
+		{t.VolumeClaimTemplates, &out.Template.VolumeClaimTemplates},
 		{t.DriverConfig, &out.Template.DriverConfig},
 	} {
 		if len(f.from) == 0 {

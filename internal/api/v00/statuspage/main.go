@@ -2,18 +2,22 @@
 package main
 
 import (
-	"log"
+	"fmt"
 	"os"
 
 	"sallyport.dev/sallyport/internal/api/v00"
 )
 
 func main() {
-	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: statuspage FILE")
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "statuspage:", err)
+		os.Exit(1) //nolint:forbidigo // reason: this is main
 	}
-	if err := os.WriteFile(os.Args[1], []byte(v00.StatusPage()), 0o644); err != nil { //nolint:gosec // reason: a page for everyone
-		log.Fatal("statuspage: ", err)
+}
+
+func run(args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("want one argument, the file to write, got %d", len(args))
 	}
+	return os.WriteFile(args[0], []byte(v00.StatusPage()), 0o644) //nolint:gosec // reason: a page for everyone
 }
