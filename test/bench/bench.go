@@ -23,6 +23,7 @@ type options struct {
 type bench struct {
 	options
 	dir      string
+	revision string
 	progress io.Writer
 	issuer   *issuer
 	shared   map[int]*world
@@ -66,11 +67,23 @@ func (b *bench) build(ctx context.Context) error {
 	}
 	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-o", b.dir + "/"}, packages...)...)
 	cmd.Dir = strings.TrimSpace(string(root))
+	b.revision = revisionOf(ctx, cmd.Dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// revisionOf names the sources, so that figures can be told apart; a tree without history has no name.
+func revisionOf(ctx context.Context, root string) string {
+	cmd := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func (b *bench) close() error {

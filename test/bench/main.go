@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	report := newReport(o)
+	report := newReport(o, b.revision)
 	for _, r := range chosen {
 		fmt.Fprintf(progress, "%s %-16s %s\n", time.Now().Format(time.TimeOnly), r.name, r.about)
 		lines, err := r.run(ctx, b)

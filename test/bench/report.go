@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"runtime"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -12,15 +14,17 @@ import (
 
 // report is the whole result.
 type report struct {
-	Date  string `json:"date"`
-	CPUs  int    `json:"cpus"`
-	Go    string `json:"go"`
-	Quick bool   `json:"quick"`
-	Lines []line `json:"lines"`
+	Date string `json:"date"`
+	// Revision is what was built; it ends in "-dirty" if the sources were not those of a commit.
+	Revision string `json:"revision"`
+	CPUs     int    `json:"cpus"`
+	Go       string `json:"go"`
+	Quick    bool   `json:"quick"`
+	Lines    []line `json:"lines"`
 }
 
-func newReport(o options) *report {
-	return &report{Date: time.Now().UTC().Format(time.DateOnly), CPUs: runtime.NumCPU(), Go: runtime.Version(), Quick: o.quick}
+func newReport(o options, revision string) *report {
+	return &report{Revision: revision, Date: time.Now().UTC().Format(time.DateOnly), CPUs: runtime.NumCPU(), Go: runtime.Version(), Quick: o.quick}
 }
 
 // line is one figure of both sides.
@@ -62,7 +66,7 @@ func (n number) MarshalJSON() ([]byte, error) {
 	if math.IsNaN(float64(n)) || math.IsInf(float64(n), 0) {
 		return []byte("null"), nil
 	}
-	return fmt.Appendf(nil, "%.4g", float64(n)), nil
+	return json.Marshal(json.Number(strconv.FormatFloat(float64(n), 'g', 5, 64)))
 }
 
 // String implements fmt.Stringer.
@@ -113,7 +117,7 @@ func newLine(work, unit string, limit, ours float64, d design) line {
 
 // print writes the table in Markdown, which is also readable as it is. The columns behind "ok" are the gateway's.
 func (r *report) print(out io.Writer) error {
-	fmt.Fprintf(out, "%s, %d processors, %s\n\n", r.Date, r.CPUs, r.Go)
+	fmt.Fprintf(out, "%s, %s, %d processors, %s\n\n", r.Date, r.Revision, r.CPUs, r.Go)
 	w := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
 	cells := func(c ...string) { fmt.Fprintln(w, "| "+strings.Join(c, "\t| ")+"\t|") }
 	cells("row", "work", "unit", "limit", "ours", "ratio", "design for", "ok", "CPU us/op", "op/s", "p50 ms", "p99 ms", "RSS MiB")

@@ -46,14 +46,14 @@ func runSessions(ctx context.Context, b *bench, secure bool) ([]line, error) {
 	if secure {
 		how = "TLS"
 	}
-	make2 := func(f func(sessionFigures) []float64) (float64, float64) {
+	both := func(f func(sessionFigures) []float64) (float64, float64) {
 		return median(f(figures[0])), median(f(figures[1]))
 	}
-	limit, ours := make2(func(f sessionFigures) []float64 { return f.rss })
+	limit, ours := both(func(f sessionFigures) []float64 { return f.rss })
 	memory := newLine(fmt.Sprintf("RSS with %d idle supervisors, %s", n, how), "MiB", limit, ours, ratioAtMost(1.3))
-	limit, ours = make2(func(f sessionFigures) []float64 { return f.rate })
+	limit, ours = both(func(f sessionFigures) []float64 { return f.rate })
 	speed := newLine(fmt.Sprintf("%d supervisors connecting, %s", n, how), "sessions/s", limit, ours, ratioAtLeast(0.6))
-	limit, ours = make2(func(f sessionFigures) []float64 { return f.cpu })
+	limit, ours = both(func(f sessionFigures) []float64 { return f.cpu })
 	cost := newLine(fmt.Sprintf("%d supervisors connecting, %s", n, how), "CPU us/op", limit, ours, recorded())
 	return []line{memory, speed, cost}, nil
 }

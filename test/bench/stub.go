@@ -241,8 +241,9 @@ func (c *streamConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *streamConn) Close() error                   { return c.stream.CloseSend() }
-func (*streamConn) LocalAddr() net.Addr              { return &net.UnixAddr{Name: "sandbox", Net: "unix"} }
+func (c *streamConn) Close() error      { return c.stream.CloseSend() }
+func (*streamConn) LocalAddr() net.Addr { return &net.UnixAddr{Name: "sandbox", Net: "unix"} }
+
 func (*streamConn) RemoteAddr() net.Addr             { return &net.UnixAddr{Name: "gateway", Net: "unix"} }
 func (*streamConn) SetDeadline(time.Time) error      { return nil }
 func (*streamConn) SetReadDeadline(time.Time) error  { return nil }

@@ -238,8 +238,9 @@ func (c *relayConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (*relayConn) Close() error                     { return nil }
-func (*relayConn) LocalAddr() net.Addr              { return &net.UnixAddr{Name: "limit", Net: "unix"} }
+func (*relayConn) Close() error        { return nil }
+func (*relayConn) LocalAddr() net.Addr { return &net.UnixAddr{Name: "limit", Net: "unix"} }
+
 func (*relayConn) RemoteAddr() net.Addr             { return &net.UnixAddr{Name: "sandbox", Net: "unix"} }
 func (*relayConn) SetDeadline(time.Time) error      { return nil }
 func (*relayConn) SetReadDeadline(time.Time) error  { return nil }
