@@ -357,6 +357,9 @@ func ignoreCanceled(ctx context.Context, err error) error {
 
 // Close releases what New opened.
 func (g *Gateway) Close() {
+	if g.grpc != nil {
+		g.grpc.Stop()
+	}
 	if g.resolver != nil {
 		g.resolver.Close()
 		g.resolver = nil
