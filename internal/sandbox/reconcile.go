@@ -165,25 +165,37 @@ func (s *Service) resume(ctx context.Context, o *store.Object, r *Record) error 
 // Changed applies one snapshot. Snapshots of unknown sandboxes are ignored, and a driver's own name for a
 // sandbox never renames it. It implements compute.Sink.
 func (s *Service) Changed(ctx context.Context, snap compute.Snapshot) {
+	// Most snapshots of a list say what is known; a look is far cheaper than an attempt to write.
+	if o, err := s.Store.Get(Kind, snap.ID); err != nil {
+		return
+	} else if r, err := decode(o); err == nil && sameStatus(r, observed(r, snap)) {
+		return
+	}
 	_, err := s.edit(ctx, snap.ID, func(r *Record) error {
-		next := *r
-		// Whoever reports on a sandbox has it.
-		next.Accepted = true
-		next.DriverPhase = driverPhase(snap, r.DriverPhase)
-		if snap.HasStatus {
-			next.Conditions = conditions(snap.Conditions)
-			next.InstanceID, next.AgentFD, next.SandboxFD = snap.InstanceID, snap.AgentFD, snap.SandboxFD
-			next.DriverName = snap.SandboxName
-		}
-		if sameStatus(r, &next) {
+		next := observed(r, snap)
+		if sameStatus(r, next) {
 			return store.ErrNoChange
 		}
-		*r = next
+		*r = *next
 		return nil
 	})
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		s.Logger.Error("apply a driver's snapshot", "sandbox_id", snap.ID, "error", err)
 	}
+}
+
+// observed is the record as the snapshot would have it.
+func observed(r *Record, snap compute.Snapshot) *Record {
+	next := *r
+	// Whoever reports on a sandbox has it.
+	next.Accepted = true
+	next.DriverPhase = driverPhase(snap, r.DriverPhase)
+	if snap.HasStatus {
+		next.Conditions = conditions(snap.Conditions)
+		next.InstanceID, next.AgentFD, next.SandboxFD = snap.InstanceID, snap.AgentFD, snap.SandboxFD
+		next.DriverName = snap.SandboxName
+	}
+	return &next
 }
 
 // Deleted removes the row of a sandbox that the driver has removed. It implements compute.Sink.
