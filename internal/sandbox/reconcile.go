@@ -166,12 +166,14 @@ func (s *Service) resume(ctx context.Context, o *store.Object, r *Record) error 
 // sandbox never renames it. It implements compute.Sink.
 func (s *Service) Changed(ctx context.Context, snap compute.Snapshot) {
 	// Most snapshots of a list say what is known; a look is far cheaper than an attempt to write.
-	if o, err := s.Store.Get(Kind, snap.ID); err != nil {
-		return
-	} else if r, err := decode(o); err == nil && sameStatus(r, observed(r, snap)) {
+	o, err := s.Store.Get(Kind, snap.ID)
+	if err != nil {
 		return
 	}
-	_, err := s.edit(ctx, snap.ID, func(r *Record) error {
+	if r, err := decode(o); err == nil && sameStatus(r, observed(r, snap)) {
+		return
+	}
+	_, err = s.edit(ctx, snap.ID, func(r *Record) error {
 		next := observed(r, snap)
 		if sameStatus(r, next) {
 			return store.ErrNoChange
