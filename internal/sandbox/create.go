@@ -77,53 +77,58 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (*Sandbox, erro
 	return s.finishCreate(ctx, written[0], spec)
 }
 
-// finishCreate runs the driver's part of a create detached from the caller.
+// finishCreate runs the driver's part of a create detached from the caller, who gets the answer as soon as the driver
+// has accepted. That it has is recorded afterwards: a gateway that dies in between finds out from the driver's list.
 func (s *Service) finishCreate(ctx context.Context, o *store.Object, spec compute.Spec) (*Sandbox, error) {
-	type result struct {
-		sb  *Sandbox
-		err error
-	}
-	done := make(chan result, 1)
+	done := make(chan error, 1)
 	s.background.Go(func() {
 		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), driverTimeout)
 		defer cancel()
-		sb, err := s.launch(detached, o, spec)
+		err := s.launch(detached, o, spec)
 		if err != nil {
 			s.undo(detached, o, err)
 		}
-		done <- result{sb, err}
+		done <- err
+		if err == nil {
+			s.confirm(detached, o)
+		}
 	})
 	select {
-	case r := <-done:
-		return r.sb, r.err
+	case err := <-done:
+		if err != nil {
+			return nil, err
+		}
 	case <-ctx.Done():
 		return nil, fault.Wrap(context.Cause(ctx), fault.Canceled, "CALLER_GONE", "the caller ended the call").
 			WithNext("the sandbox is still being created; look it up by name")
 	}
-}
-
-// launch has the driver create what is stored and records that it did.
-func (s *Service) launch(ctx context.Context, o *store.Object, spec compute.Spec) (*Sandbox, error) {
-	token, _, err := s.Tokens.Mint(o.ID)
+	r, err := decode(o)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "SANDBOX_TOKEN_MINT", "sandbox identity cannot be minted")
-	}
-	spec.Token = token
-	if err := s.Driver.Create(ctx, spec); err != nil {
 		return nil, err
 	}
-	accepted, err := s.edit(ctx, o.ID, func(r *Record) error {
-		if r.Accepted {
-			return store.ErrNoChange
-		}
-		r.Accepted = true
-		return nil
-	})
+	return &Sandbox{Object: o, Record: r, Phase: PhaseProvisioning, Status: r.Conditions}, nil
+}
+
+// launch has the driver create what is stored.
+func (s *Service) launch(ctx context.Context, o *store.Object, spec compute.Spec) error {
+	token, _, err := s.Tokens.Mint(o.ID)
 	if err != nil {
-		return nil, notFound(err)
+		return fault.Wrap(err, fault.Unavailable, "SANDBOX_TOKEN_MINT", "sandbox identity cannot be minted").WithNext("retry")
 	}
+	spec.Token = token
+	return s.Driver.Create(ctx, spec)
+}
+
+// confirm records that the driver took a sandbox over, unless its own report was faster or the sandbox is gone again.
+func (s *Service) confirm(ctx context.Context, o *store.Object) {
 	s.Logs.Append(o.ID, gatewayLine("INFO", "sandbox handed to the compute driver"))
-	return &Sandbox{Object: accepted.Object, Record: accepted.Record, Phase: PhaseProvisioning, Status: accepted.Conditions}, nil
+	err := s.accept(ctx, o.ID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		s.Logs.Drop(o.ID)
+	case err != nil:
+		s.Logger.Warn("record that the driver took a sandbox over", "sandbox_id", o.ID, "error", err)
+	}
 }
 
 // undo takes back a create that failed. A driver that clearly refused has made nothing, and asking it to delete by
@@ -149,13 +154,12 @@ func (s *Service) undo(ctx context.Context, o *store.Object, cause error) {
 // edit changes a sandbox's record by compare-and-swap.
 func (s *Service) edit(ctx context.Context, id string, change func(*Record) error) (*Sandbox, error) {
 	o, err := s.Store.Update(ctx, Kind, id, func(o *store.Object) error {
-		r := &Record{}
-		old, err := decode(o)
+		old, err := s.record(o)
 		if err != nil {
 			return err
 		}
-		*r = *old
-		if err := change(r); err != nil {
+		r := *old
+		if err := change(&r); err != nil {
 			return err
 		}
 		o.Payload, err = r.encode()
@@ -165,6 +169,14 @@ func (s *Service) edit(ctx context.Context, id string, change func(*Record) erro
 		return nil, err
 	}
 	return s.compose(o)
+}
+
+// record decodes a copy that is being edited; the stored object has most likely been decoded already.
+func (s *Service) record(o *store.Object) (*Record, error) {
+	if stored, err := s.Store.Get(Kind, o.ID); err == nil && stored.Version == o.Version {
+		return decode(stored)
+	}
+	return decode(o)
 }
 
 // driverSpec is what the driver gets to see of a sandbox.

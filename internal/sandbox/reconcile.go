@@ -151,9 +151,9 @@ func (s *Service) underWay(o *store.Object) bool {
 // resume carries out a create whose gateway died between storing the intent and hearing from the driver.
 func (s *Service) resume(ctx context.Context, o *store.Object, r *Record) error {
 	spec := r.Spec
-	_, err := s.launch(ctx, o, driverSpec(o, &spec))
+	err := s.launch(ctx, o, driverSpec(o, &spec))
 	switch {
-	case fault.Is(err, fault.AlreadyExists):
+	case err == nil, fault.Is(err, fault.AlreadyExists):
 		// The driver finished it after it made its list; its next snapshot tells.
 		return s.accept(ctx, o.ID)
 	case fault.Is(err, fault.FailedPrecondition), fault.Is(err, fault.InvalidArgument):

@@ -186,6 +186,7 @@ func (f *fixture) create(t *testing.T, name string) *sandbox.Sandbox {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.Wait()
 	return sb
 }
 

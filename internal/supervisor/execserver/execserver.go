@@ -80,7 +80,12 @@ func (s *Server) Serve(ctx context.Context, ch Channel) error {
 		err = closeErr
 	}
 	input.Wait()
-	return err
+	// An input that broke the protocol has ended early; returning now would cut off the exit that is on its way.
+	for {
+		if _, recvErr := ch.Recv(); recvErr != nil {
+			return err
+		}
+	}
 }
 
 // abort ends the command and whoever is writing to it.

@@ -204,6 +204,10 @@ func lookPath(name, dir, path string) (string, error) {
 			continue
 		}
 		file := filepath.Join(d, name)
+		if _, err := os.Lstat(file); err != nil {
+			// Also where the folder itself may not be entered: shells pass over it.
+			continue
+		}
 		switch err := executable(file); {
 		case err == nil:
 			return file, nil
