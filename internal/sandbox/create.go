@@ -212,15 +212,20 @@ type defaultImage struct {
 	image string
 }
 
+// get asks the driver outside the lock: one that hangs must hold up only the creates that wait for it.
 func (d *defaultImage) get(ctx context.Context, driver Driver) (string, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.known {
-		caps, err := driver.Capabilities(ctx)
-		if err != nil {
-			return "", err
-		}
-		d.known, d.image = true, caps.DefaultImage
+	known, image := d.known, d.image
+	d.mu.Unlock()
+	if known {
+		return image, nil
 	}
+	caps, err := driver.Capabilities(ctx)
+	if err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known, d.image = true, caps.DefaultImage
 	return d.image, nil
 }

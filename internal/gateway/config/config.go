@@ -111,7 +111,7 @@ func Parse(args []string, env func(string) (string, bool)) (*Config, error) {
 		Drivers: Drivers{CredentialsSocket: v.text("credentials-driver-socket"), ComputeSocket: v.text("compute-driver-socket")},
 	}
 	err = errors.Join(
-		c.listen(v), c.tls(v), c.database(v, env), c.drivers(v), c.checkOIDC(v), c.secret(v),
+		c.listen(v), c.tls(v), c.database(env), c.drivers(v), c.checkOIDC(v), c.secret(v),
 	)
 	if err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func (c *Config) tls(v *values) error {
 		if ca != "" {
 			return errors.New("--disable-tls and --tls-client-ca are mutually exclusive")
 		}
-		if !isLoopback(c.Listen.Address.Addr()) {
+		if !c.Listen.Address.Addr().IsLoopback() {
 			c.Warnings = append(c.Warnings, "--disable-tls: bearer tokens cross the network in clear text unless a proxy in front ends TLS")
 		}
 		return nil
@@ -195,7 +195,7 @@ func (c *Config) tls(v *values) error {
 	return nil
 }
 
-func (c *Config) database(v *values, env func(string) (string, bool)) error {
+func (c *Config) database(env func(string) (string, bool)) error {
 	if c.DatabaseURL == "" {
 		dir, err := stateHome(env)
 		if err != nil {
@@ -216,7 +216,6 @@ func (c *Config) database(v *values, env func(string) (string, bool)) error {
 	} else {
 		c.Warnings = append(c.Warnings, "the database is in memory: everything is lost when the gateway stops")
 	}
-	_ = v
 	return nil
 }
 
@@ -290,7 +289,7 @@ func (c *Config) secret(v *values) error {
 	}
 	if c.Auth.AllowUnauthenticated {
 		c.Warnings = append(c.Warnings, "--allow-unauthenticated-users: every caller without a token is an administrator")
-		if !isLoopback(c.Listen.Address.Addr()) && !c.TLS.RequireClient {
+		if !c.Listen.Address.Addr().IsLoopback() && !c.TLS.RequireClient {
 			return errors.New("--allow-unauthenticated-users is refused on an address that others can reach; bind to 127.0.0.1, or require client certificates with --tls-client-ca")
 		}
 	}
@@ -299,8 +298,6 @@ func (c *Config) secret(v *values) error {
 	}
 	return nil
 }
-
-func isLoopback(a netip.Addr) bool { return a.IsLoopback() }
 
 // Endpoint is how the gateway is reached on this machine.
 func (c *Config) Endpoint() string {
