@@ -161,6 +161,1411 @@ func (x *DriverCredential) GetScopes() []string {
 	return nil
 }
 
+type ExplainAccessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Full methods, "/package.Service/Method"; empty means every method of the gateway. At most 200.
+	Methods []string `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Workspace that the verdict is for; empty means "default". Only used in workspaces mode.
+	Workspace string `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// Another identity than the caller: its issuer and subject, as audit records name them. The claims are the ones the
+	// gateway last saw; NOT_FOUND if it has not seen the identity since it started.
+	Issuer  string `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Claims of an identity that does not exist yet, as the JSON object of a token's payload; at most 64 KiB. No
+	// signature is asked for, and none would be believed. Mutually exclusive with issuer and subject.
+	ClaimsJson    string `protobuf:"bytes,5,opt,name=claims_json,json=claimsJson,proto3" json:"claims_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAccessRequest) Reset() {
+	*x = ExplainAccessRequest{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAccessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAccessRequest) ProtoMessage() {}
+
+func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
+func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ExplainAccessRequest) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *ExplainAccessRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *ExplainAccessRequest) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *ExplainAccessRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ExplainAccessRequest) GetClaimsJson() string {
+	if x != nil {
+		return x.ClaimsJson
+	}
+	return ""
+}
+
+type ExplainAccessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "user", "sandbox" or "anonymous".
+	Kind        string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Subject     string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	Issuer      string `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	DisplayName string `protobuf:"bytes,4,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// "oidc", "mtls" or "local_dev".
+	IdentityProvider string `protobuf:"bytes,5,opt,name=identity_provider,json=identityProvider,proto3" json:"identity_provider,omitempty"`
+	// Tenant under which the identity was admitted.
+	Tenant string `protobuf:"bytes,6,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Roles and scopes as the gateway understands them, after role mapping.
+	Roles  []string `protobuf:"bytes,7,rep,name=roles,proto3" json:"roles,omitempty"`
+	Scopes []string `protobuf:"bytes,8,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// What authentication did, in order: each step names what was looked at, what was found and what followed.
+	Steps []*ExplainStep `protobuf:"bytes,9,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Verdict on each method that was asked about.
+	Verdicts []*MethodVerdict `protobuf:"bytes,10,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	// Authorization mode of the gateway: "roles", "workspaces" or "authenticated".
+	Mode string `protobuf:"bytes,11,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Workspaces of which the identity is a member, each with its role "user" or "admin".
+	Workspaces    map[string]string `protobuf:"bytes,12,rep,name=workspaces,proto3" json:"workspaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAccessResponse) Reset() {
+	*x = ExplainAccessResponse{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAccessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAccessResponse) ProtoMessage() {}
+
+func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
+func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExplainAccessResponse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetIdentityProvider() string {
+	if x != nil {
+		return x.IdentityProvider
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *ExplainAccessResponse) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ExplainAccessResponse) GetSteps() []*ExplainStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *ExplainAccessResponse) GetVerdicts() []*MethodVerdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+func (x *ExplainAccessResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *ExplainAccessResponse) GetWorkspaces() map[string]string {
+	if x != nil {
+		return x.Workspaces
+	}
+	return nil
+}
+
+// ExplainStep is one step of authentication.
+type ExplainStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stable name, such as "issuer", "audience", "required_claim", "roles", "scopes".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Path of the claim that was looked at; empty where none was.
+	Claim string `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// What was found, shortened; never a token.
+	Found string `protobuf:"bytes,3,opt,name=found,proto3" json:"found,omitempty"`
+	// "accepted", "refused" or "ignored".
+	Outcome string `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Why, in words, with the next step for a refusal.
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainStep) Reset() {
+	*x = ExplainStep{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainStep) ProtoMessage() {}
+
+func (x *ExplainStep) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainStep.ProtoReflect.Descriptor instead.
+func (*ExplainStep) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ExplainStep) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetFound() string {
+	if x != nil {
+		return x.Found
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// MethodVerdict is the decision on one method.
+type MethodVerdict struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Method  string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	Allowed bool                   `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Stable reason of a refusal; empty if allowed.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What the refusal says and what to do.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// The rule: mode, role and scope that the method asks for.
+	AuthMode      string `protobuf:"bytes,5,opt,name=auth_mode,json=authMode,proto3" json:"auth_mode,omitempty"`
+	RequiredRole  string `protobuf:"bytes,6,opt,name=required_role,json=requiredRole,proto3" json:"required_role,omitempty"`
+	RequiredScope string `protobuf:"bytes,7,opt,name=required_scope,json=requiredScope,proto3" json:"required_scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MethodVerdict) Reset() {
+	*x = MethodVerdict{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MethodVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MethodVerdict) ProtoMessage() {}
+
+func (x *MethodVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MethodVerdict.ProtoReflect.Descriptor instead.
+func (*MethodVerdict) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MethodVerdict) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *MethodVerdict) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *MethodVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *MethodVerdict) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *MethodVerdict) GetAuthMode() string {
+	if x != nil {
+		return x.AuthMode
+	}
+	return ""
+}
+
+func (x *MethodVerdict) GetRequiredRole() string {
+	if x != nil {
+		return x.RequiredRole
+	}
+	return ""
+}
+
+func (x *MethodVerdict) GetRequiredScope() string {
+	if x != nil {
+		return x.RequiredScope
+	}
+	return ""
+}
+
+type PreviewAccessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new configuration file (TOML), at most 1 MiB. Flags and variables of the running gateway stay in force.
+	ConfigToml    string `protobuf:"bytes,1,opt,name=config_toml,json=configToml,proto3" json:"config_toml,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewAccessRequest) Reset() {
+	*x = PreviewAccessRequest{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewAccessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewAccessRequest) ProtoMessage() {}
+
+func (x *PreviewAccessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewAccessRequest.ProtoReflect.Descriptor instead.
+func (*PreviewAccessRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PreviewAccessRequest) GetConfigToml() string {
+	if x != nil {
+		return x.ConfigToml
+	}
+	return ""
+}
+
+type PreviewAccessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identities whose access would change; those that keep theirs are counted only.
+	Changes       []*AccessChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	Unchanged     int32           `protobuf:"varint,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewAccessResponse) Reset() {
+	*x = PreviewAccessResponse{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewAccessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewAccessResponse) ProtoMessage() {}
+
+func (x *PreviewAccessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewAccessResponse.ProtoReflect.Descriptor instead.
+func (*PreviewAccessResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PreviewAccessResponse) GetChanges() []*AccessChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *PreviewAccessResponse) GetUnchanged() int32 {
+	if x != nil {
+		return x.Unchanged
+	}
+	return 0
+}
+
+// AccessChange is what a configuration would do to one identity.
+type AccessChange struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Issuer      string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Subject     string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	DisplayName string                 `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Lost        []string               `protobuf:"bytes,4,rep,name=lost,proto3" json:"lost,omitempty"`
+	Gained      []string               `protobuf:"bytes,5,rep,name=gained,proto3" json:"gained,omitempty"`
+	// Why the identity would not be admitted at all; empty if it would.
+	Refused       string `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessChange) Reset() {
+	*x = AccessChange{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessChange) ProtoMessage() {}
+
+func (x *AccessChange) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
+func (*AccessChange) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AccessChange) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *AccessChange) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *AccessChange) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *AccessChange) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+func (x *AccessChange) GetGained() []string {
+	if x != nil {
+		return x.Gained
+	}
+	return nil
+}
+
+func (x *AccessChange) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+type RevokeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revocation    *Revocation            `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevokeRequest) GetRevocation() *Revocation {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+type RevokeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Revocation *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	// Open streams that this ended.
+	StreamsEnded  int32 `protobuf:"varint,2,opt,name=streams_ended,json=streamsEnded,proto3" json:"streams_ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RevokeResponse) GetRevocation() *Revocation {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+func (x *RevokeResponse) GetStreamsEnded() int32 {
+	if x != nil {
+		return x.StreamsEnded
+	}
+	return 0
+}
+
+// Revocation refuses one identity. Exactly one of the three targets is set.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A user: issuer and subject, as audit records name them.
+	Issuer  string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// A sandbox: its id. Its supervisor is refused; the sandbox itself is not deleted.
+	SandboxId string `protobuf:"bytes,3,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	// A sign-in session of a user: the "sid" claim of its tokens, with issuer.
+	SessionId string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// For people, at most 1,000 bytes.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When the revocation ends, in milliseconds since 1970; 0 means never. Only tokens issued before created_at_ms are
+	// refused where issued_before is set, so that signing in again helps.
+	ExpiresAtMs  int64 `protobuf:"varint,6,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	IssuedBefore bool  `protobuf:"varint,7,opt,name=issued_before,json=issuedBefore,proto3" json:"issued_before,omitempty"`
+	// Set by the gateway.
+	CreatedAtMs   int64  `protobuf:"varint,8,opt,name=created_at_ms,json=createdAtMs,proto3" json:"created_at_ms,omitempty"`
+	CreatedBy     string `protobuf:"bytes,9,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	Id            string `protobuf:"bytes,10,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Revocation) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Revocation) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Revocation) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *Revocation) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Revocation) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
+func (x *Revocation) GetIssuedBefore() bool {
+	if x != nil {
+		return x.IssuedBefore
+	}
+	return false
+}
+
+func (x *Revocation) GetCreatedAtMs() int64 {
+	if x != nil {
+		return x.CreatedAtMs
+	}
+	return 0
+}
+
+func (x *Revocation) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *Revocation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RestoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the revocation.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRequest) Reset() {
+	*x = RestoreRequest{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRequest) ProtoMessage() {}
+
+func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RestoreRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RestoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreResponse) Reset() {
+	*x = RestoreResponse{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreResponse) ProtoMessage() {}
+
+func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{14}
+}
+
+type ListRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000; 0 means 100.
+	PageSize      int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsRequest) Reset() {
+	*x = ListRevocationsRequest{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsRequest) ProtoMessage() {}
+
+func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListRevocationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevocationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListRevocationsResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Revocations []*Revocation          `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsResponse) Reset() {
+	*x = ListRevocationsResponse{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsResponse) ProtoMessage() {}
+
+func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *ListRevocationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type ListAuditRecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only records of this time, in milliseconds since 1970; 0 means no bound.
+	SinceMs int64 `protobuf:"varint,1,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	UntilMs int64 `protobuf:"varint,2,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	// Exact matches; empty matches everything.
+	Actor     string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	Action    string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	Target    string `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
+	Verdict   string `protobuf:"bytes,6,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Reason    string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// At most 1,000; 0 means 100.
+	PageSize      int32  `protobuf:"varint,9,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRecordsRequest) Reset() {
+	*x = ListAuditRecordsRequest{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRecordsRequest) ProtoMessage() {}
+
+func (x *ListAuditRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRecordsRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListAuditRecordsRequest) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *ListAuditRecordsRequest) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *ListAuditRecordsRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ListAuditRecordsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuditRecordsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListAuditRecordsResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records []*AuditRecord         `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRecordsResponse) Reset() {
+	*x = ListAuditRecordsResponse{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRecordsResponse) ProtoMessage() {}
+
+func (x *ListAuditRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRecordsResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListAuditRecordsResponse) GetRecords() []*AuditRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *ListAuditRecordsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// AuditRecord is one entry of the audit log.
+type AuditRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Position in the log, from 1, without gaps.
+	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	TimeMs   int64  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// Who: "issuer|subject" for users, "sandbox/<id>", "gateway" or "anonymous".
+	Actor     string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	ActorKind string `protobuf:"bytes,4,opt,name=actor_kind,json=actorKind,proto3" json:"actor_kind,omitempty"`
+	Tenant    string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// What: a full method, or a name of the gateway's own such as "session.open" or "credential.disclose".
+	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	// On what, such as "sandbox/default/name"; empty where there is none.
+	Target string `protobuf:"bytes,7,opt,name=target,proto3" json:"target,omitempty"`
+	// "allowed", "denied" or "failed".
+	Verdict string `protobuf:"bytes,8,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Stable reason of a denial or failure.
+	Reason    string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	RequestId string `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Address of the peer.
+	Remote string `protobuf:"bytes,11,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Further facts; never a secret.
+	Details map[string]string `protobuf:"bytes,12,rep,name=details,proto3" json:"details,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Lower-case hex of the SHA-256 chain value of this record.
+	Hash          string `protobuf:"bytes,13,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRecord) Reset() {
+	*x = AuditRecord{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRecord) ProtoMessage() {}
+
+func (x *AuditRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
+func (*AuditRecord) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AuditRecord) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetActorKind() string {
+	if x != nil {
+		return x.ActorKind
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetDetails() map[string]string {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+type RotateSandboxKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSandboxKeysRequest) Reset() {
+	*x = RotateSandboxKeysRequest{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSandboxKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSandboxKeysRequest) ProtoMessage() {}
+
+func (x *RotateSandboxKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSandboxKeysRequest.ProtoReflect.Descriptor instead.
+func (*RotateSandboxKeysRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{20}
+}
+
+type RotateSandboxKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the key that signs from now on.
+	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Ids of all keys that still verify, the signer last.
+	VerifyingKeyIds []string `protobuf:"bytes,2,rep,name=verifying_key_ids,json=verifyingKeyIds,proto3" json:"verifying_key_ids,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RotateSandboxKeysResponse) Reset() {
+	*x = RotateSandboxKeysResponse{}
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSandboxKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSandboxKeysResponse) ProtoMessage() {}
+
+func (x *RotateSandboxKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSandboxKeysResponse.ProtoReflect.Descriptor instead.
+func (*RotateSandboxKeysResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RotateSandboxKeysResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *RotateSandboxKeysResponse) GetVerifyingKeyIds() []string {
+	if x != nil {
+		return x.VerifyingKeyIds
+	}
+	return nil
+}
+
 // ExecStart opens an exec channel: the first frame from the gateway to a supervisor that announced the
 // capability "exec.v1". See internal/execchannel for the framing.
 type ExecStart struct {
@@ -183,7 +1588,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_sallyport_v1_sallyport_proto_msgTypes[3]
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -195,7 +1600,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_sallyport_proto_msgTypes[3]
+	mi := &file_sallyport_v1_sallyport_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -208,7 +1613,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_v1_sallyport_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecStart) GetCommand() []string {
@@ -270,7 +1675,136 @@ const file_sallyport_v1_sallyport_proto_rawDesc = "" +
 	"\vcredentials\x18\x01 \x03(\v2\x1e.sallyport.v1.DriverCredentialR\vcredentials\">\n" +
 	"\x10DriverCredential\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06scopes\x18\x02 \x03(\tR\x06scopes\"\x9b\x02\n" +
+	"\x06scopes\x18\x02 \x03(\tR\x06scopes\"\xa1\x01\n" +
+	"\x14ExplainAccessRequest\x12\x18\n" +
+	"\amethods\x18\x01 \x03(\tR\amethods\x12\x1c\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x12\x1f\n" +
+	"\vclaims_json\x18\x05 \x01(\tR\n" +
+	"claimsJson\"\x85\x04\n" +
+	"\x15ExplainAccessResponse\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12!\n" +
+	"\fdisplay_name\x18\x04 \x01(\tR\vdisplayName\x12+\n" +
+	"\x11identity_provider\x18\x05 \x01(\tR\x10identityProvider\x12\x16\n" +
+	"\x06tenant\x18\x06 \x01(\tR\x06tenant\x12\x14\n" +
+	"\x05roles\x18\a \x03(\tR\x05roles\x12\x16\n" +
+	"\x06scopes\x18\b \x03(\tR\x06scopes\x12/\n" +
+	"\x05steps\x18\t \x03(\v2\x19.sallyport.v1.ExplainStepR\x05steps\x127\n" +
+	"\bverdicts\x18\n" +
+	" \x03(\v2\x1b.sallyport.v1.MethodVerdictR\bverdicts\x12\x12\n" +
+	"\x04mode\x18\v \x01(\tR\x04mode\x12S\n" +
+	"\n" +
+	"workspaces\x18\f \x03(\v23.sallyport.v1.ExplainAccessResponse.WorkspacesEntryR\n" +
+	"workspaces\x1a=\n" +
+	"\x0fWorkspacesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x7f\n" +
+	"\vExplainStep\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\tR\x05claim\x12\x14\n" +
+	"\x05found\x18\x03 \x01(\tR\x05found\x12\x18\n" +
+	"\aoutcome\x18\x04 \x01(\tR\aoutcome\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"\xdc\x01\n" +
+	"\rMethodVerdict\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
+	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1b\n" +
+	"\tauth_mode\x18\x05 \x01(\tR\bauthMode\x12#\n" +
+	"\rrequired_role\x18\x06 \x01(\tR\frequiredRole\x12%\n" +
+	"\x0erequired_scope\x18\a \x01(\tR\rrequiredScope\"7\n" +
+	"\x14PreviewAccessRequest\x12\x1f\n" +
+	"\vconfig_toml\x18\x01 \x01(\tR\n" +
+	"configToml\"k\n" +
+	"\x15PreviewAccessResponse\x124\n" +
+	"\achanges\x18\x01 \x03(\v2\x1a.sallyport.v1.AccessChangeR\achanges\x12\x1c\n" +
+	"\tunchanged\x18\x02 \x01(\x05R\tunchanged\"\xa9\x01\n" +
+	"\fAccessChange\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12!\n" +
+	"\fdisplay_name\x18\x03 \x01(\tR\vdisplayName\x12\x12\n" +
+	"\x04lost\x18\x04 \x03(\tR\x04lost\x12\x16\n" +
+	"\x06gained\x18\x05 \x03(\tR\x06gained\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused\"I\n" +
+	"\rRevokeRequest\x128\n" +
+	"\n" +
+	"revocation\x18\x01 \x01(\v2\x18.sallyport.v1.RevocationR\n" +
+	"revocation\"o\n" +
+	"\x0eRevokeResponse\x128\n" +
+	"\n" +
+	"revocation\x18\x01 \x01(\v2\x18.sallyport.v1.RevocationR\n" +
+	"revocation\x12#\n" +
+	"\rstreams_ended\x18\x02 \x01(\x05R\fstreamsEnded\"\xb0\x02\n" +
+	"\n" +
+	"Revocation\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x03 \x01(\tR\tsandboxId\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x04 \x01(\tR\tsessionId\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\"\n" +
+	"\rexpires_at_ms\x18\x06 \x01(\x03R\vexpiresAtMs\x12#\n" +
+	"\rissued_before\x18\a \x01(\bR\fissuedBefore\x12\"\n" +
+	"\rcreated_at_ms\x18\b \x01(\x03R\vcreatedAtMs\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\t \x01(\tR\tcreatedBy\x12\x0e\n" +
+	"\x02id\x18\n" +
+	" \x01(\tR\x02id\" \n" +
+	"\x0eRestoreRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x11\n" +
+	"\x0fRestoreResponse\"T\n" +
+	"\x16ListRevocationsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"}\n" +
+	"\x17ListRevocationsResponse\x12:\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x18.sallyport.v1.RevocationR\vrevocations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa2\x02\n" +
+	"\x17ListAuditRecordsRequest\x12\x19\n" +
+	"\bsince_ms\x18\x01 \x01(\x03R\asinceMs\x12\x19\n" +
+	"\buntil_ms\x18\x02 \x01(\x03R\auntilMs\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06action\x18\x04 \x01(\tR\x06action\x12\x16\n" +
+	"\x06target\x18\x05 \x01(\tR\x06target\x12\x18\n" +
+	"\averdict\x18\x06 \x01(\tR\averdict\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\b \x01(\tR\trequestId\x12\x1b\n" +
+	"\tpage_size\x18\t \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\n" +
+	" \x01(\tR\tpageToken\"w\n" +
+	"\x18ListAuditRecordsResponse\x123\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.sallyport.v1.AuditRecordR\arecords\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xba\x03\n" +
+	"\vAuditRecord\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1d\n" +
+	"\n" +
+	"actor_kind\x18\x04 \x01(\tR\tactorKind\x12\x16\n" +
+	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06action\x18\x06 \x01(\tR\x06action\x12\x16\n" +
+	"\x06target\x18\a \x01(\tR\x06target\x12\x18\n" +
+	"\averdict\x18\b \x01(\tR\averdict\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\n" +
+	" \x01(\tR\trequestId\x12\x16\n" +
+	"\x06remote\x18\v \x01(\tR\x06remote\x12@\n" +
+	"\adetails\x18\f \x03(\v2&.sallyport.v1.AuditRecord.DetailsEntryR\adetails\x12\x12\n" +
+	"\x04hash\x18\r \x01(\tR\x04hash\x1a:\n" +
+	"\fDetailsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x1a\n" +
+	"\x18RotateSandboxKeysRequest\"^\n" +
+	"\x19RotateSandboxKeysResponse\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12*\n" +
+	"\x11verifying_key_ids\x18\x02 \x03(\tR\x0fverifyingKeyIds\"\x9b\x02\n" +
 	"\tExecStart\x12\x18\n" +
 	"\acommand\x18\x01 \x03(\tR\acommand\x12\x18\n" +
 	"\aworkdir\x18\x02 \x01(\tR\aworkdir\x12J\n" +
@@ -281,10 +1815,24 @@ const file_sallyport_v1_sallyport_proto_rawDesc = "" +
 	"\x05shell\x18\a \x01(\tR\x05shell\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x97\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x98\b\n" +
 	"\aGateway\x12\x8b\x01\n" +
 	"\x0fListCredentials\x12$.sallyport.v1.ListCredentialsRequest\x1a%.sallyport.v1.ListCredentialsResponse\"+\x82\xb5\x18'\n" +
-	"\x06bearer\x1a\x0eplatform_admin\"\rprovider:readB)Z'sallyport.dev/sallyport/gen/sallyportpbb\x06proto3"
+	"\x06bearer\x1a\x0eplatform_admin\"\rprovider:read\x12f\n" +
+	"\rExplainAccess\x12\".sallyport.v1.ExplainAccessRequest\x1a#.sallyport.v1.ExplainAccessResponse\"\f\x82\xb5\x18\b\n" +
+	"\x06bearer\x12\x83\x01\n" +
+	"\rPreviewAccess\x12\".sallyport.v1.PreviewAccessRequest\x1a#.sallyport.v1.PreviewAccessResponse\")\x82\xb5\x18%\n" +
+	"\x06bearer\x1a\x0eplatform_admin\"\vconfig:read\x12o\n" +
+	"\x06Revoke\x12\x1b.sallyport.v1.RevokeRequest\x1a\x1c.sallyport.v1.RevokeResponse\"*\x82\xb5\x18&\n" +
+	"\x06bearer\x1a\x0eplatform_admin\"\fconfig:write\x12r\n" +
+	"\aRestore\x12\x1c.sallyport.v1.RestoreRequest\x1a\x1d.sallyport.v1.RestoreResponse\"*\x82\xb5\x18&\n" +
+	"\x06bearer\x1a\x0eplatform_admin\"\fconfig:write\x12\x89\x01\n" +
+	"\x0fListRevocations\x12$.sallyport.v1.ListRevocationsRequest\x1a%.sallyport.v1.ListRevocationsResponse\")\x82\xb5\x18%\n" +
+	"\x06bearer\x1a\x0eplatform_admin\"\vconfig:read\x12\x8c\x01\n" +
+	"\x10ListAuditRecords\x12%.sallyport.v1.ListAuditRecordsRequest\x1a&.sallyport.v1.ListAuditRecordsResponse\")\x82\xb5\x18%\n" +
+	"\x06bearer\x1a\x0eplatform_admin\"\vconfig:read\x12\x90\x01\n" +
+	"\x11RotateSandboxKeys\x12&.sallyport.v1.RotateSandboxKeysRequest\x1a'.sallyport.v1.RotateSandboxKeysResponse\"*\x82\xb5\x18&\n" +
+	"\x06bearer\x1a\x0eplatform_admin\"\fconfig:writeB)Z'sallyport.dev/sallyport/gen/sallyportpbb\x06proto3"
 
 var (
 	file_sallyport_v1_sallyport_proto_rawDescOnce sync.Once
@@ -298,24 +1846,68 @@ func file_sallyport_v1_sallyport_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_sallyport_proto_rawDescData
 }
 
-var file_sallyport_v1_sallyport_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_sallyport_v1_sallyport_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_sallyport_v1_sallyport_proto_goTypes = []any{
-	(*ListCredentialsRequest)(nil),  // 0: sallyport.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil), // 1: sallyport.v1.ListCredentialsResponse
-	(*DriverCredential)(nil),        // 2: sallyport.v1.DriverCredential
-	(*ExecStart)(nil),               // 3: sallyport.v1.ExecStart
-	nil,                             // 4: sallyport.v1.ExecStart.EnvironmentEntry
+	(*ListCredentialsRequest)(nil),    // 0: sallyport.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),   // 1: sallyport.v1.ListCredentialsResponse
+	(*DriverCredential)(nil),          // 2: sallyport.v1.DriverCredential
+	(*ExplainAccessRequest)(nil),      // 3: sallyport.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),     // 4: sallyport.v1.ExplainAccessResponse
+	(*ExplainStep)(nil),               // 5: sallyport.v1.ExplainStep
+	(*MethodVerdict)(nil),             // 6: sallyport.v1.MethodVerdict
+	(*PreviewAccessRequest)(nil),      // 7: sallyport.v1.PreviewAccessRequest
+	(*PreviewAccessResponse)(nil),     // 8: sallyport.v1.PreviewAccessResponse
+	(*AccessChange)(nil),              // 9: sallyport.v1.AccessChange
+	(*RevokeRequest)(nil),             // 10: sallyport.v1.RevokeRequest
+	(*RevokeResponse)(nil),            // 11: sallyport.v1.RevokeResponse
+	(*Revocation)(nil),                // 12: sallyport.v1.Revocation
+	(*RestoreRequest)(nil),            // 13: sallyport.v1.RestoreRequest
+	(*RestoreResponse)(nil),           // 14: sallyport.v1.RestoreResponse
+	(*ListRevocationsRequest)(nil),    // 15: sallyport.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),   // 16: sallyport.v1.ListRevocationsResponse
+	(*ListAuditRecordsRequest)(nil),   // 17: sallyport.v1.ListAuditRecordsRequest
+	(*ListAuditRecordsResponse)(nil),  // 18: sallyport.v1.ListAuditRecordsResponse
+	(*AuditRecord)(nil),               // 19: sallyport.v1.AuditRecord
+	(*RotateSandboxKeysRequest)(nil),  // 20: sallyport.v1.RotateSandboxKeysRequest
+	(*RotateSandboxKeysResponse)(nil), // 21: sallyport.v1.RotateSandboxKeysResponse
+	(*ExecStart)(nil),                 // 22: sallyport.v1.ExecStart
+	nil,                               // 23: sallyport.v1.ExplainAccessResponse.WorkspacesEntry
+	nil,                               // 24: sallyport.v1.AuditRecord.DetailsEntry
+	nil,                               // 25: sallyport.v1.ExecStart.EnvironmentEntry
 }
 var file_sallyport_v1_sallyport_proto_depIdxs = []int32{
-	2, // 0: sallyport.v1.ListCredentialsResponse.credentials:type_name -> sallyport.v1.DriverCredential
-	4, // 1: sallyport.v1.ExecStart.environment:type_name -> sallyport.v1.ExecStart.EnvironmentEntry
-	0, // 2: sallyport.v1.Gateway.ListCredentials:input_type -> sallyport.v1.ListCredentialsRequest
-	1, // 3: sallyport.v1.Gateway.ListCredentials:output_type -> sallyport.v1.ListCredentialsResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2,  // 0: sallyport.v1.ListCredentialsResponse.credentials:type_name -> sallyport.v1.DriverCredential
+	5,  // 1: sallyport.v1.ExplainAccessResponse.steps:type_name -> sallyport.v1.ExplainStep
+	6,  // 2: sallyport.v1.ExplainAccessResponse.verdicts:type_name -> sallyport.v1.MethodVerdict
+	23, // 3: sallyport.v1.ExplainAccessResponse.workspaces:type_name -> sallyport.v1.ExplainAccessResponse.WorkspacesEntry
+	9,  // 4: sallyport.v1.PreviewAccessResponse.changes:type_name -> sallyport.v1.AccessChange
+	12, // 5: sallyport.v1.RevokeRequest.revocation:type_name -> sallyport.v1.Revocation
+	12, // 6: sallyport.v1.RevokeResponse.revocation:type_name -> sallyport.v1.Revocation
+	12, // 7: sallyport.v1.ListRevocationsResponse.revocations:type_name -> sallyport.v1.Revocation
+	19, // 8: sallyport.v1.ListAuditRecordsResponse.records:type_name -> sallyport.v1.AuditRecord
+	24, // 9: sallyport.v1.AuditRecord.details:type_name -> sallyport.v1.AuditRecord.DetailsEntry
+	25, // 10: sallyport.v1.ExecStart.environment:type_name -> sallyport.v1.ExecStart.EnvironmentEntry
+	0,  // 11: sallyport.v1.Gateway.ListCredentials:input_type -> sallyport.v1.ListCredentialsRequest
+	3,  // 12: sallyport.v1.Gateway.ExplainAccess:input_type -> sallyport.v1.ExplainAccessRequest
+	7,  // 13: sallyport.v1.Gateway.PreviewAccess:input_type -> sallyport.v1.PreviewAccessRequest
+	10, // 14: sallyport.v1.Gateway.Revoke:input_type -> sallyport.v1.RevokeRequest
+	13, // 15: sallyport.v1.Gateway.Restore:input_type -> sallyport.v1.RestoreRequest
+	15, // 16: sallyport.v1.Gateway.ListRevocations:input_type -> sallyport.v1.ListRevocationsRequest
+	17, // 17: sallyport.v1.Gateway.ListAuditRecords:input_type -> sallyport.v1.ListAuditRecordsRequest
+	20, // 18: sallyport.v1.Gateway.RotateSandboxKeys:input_type -> sallyport.v1.RotateSandboxKeysRequest
+	1,  // 19: sallyport.v1.Gateway.ListCredentials:output_type -> sallyport.v1.ListCredentialsResponse
+	4,  // 20: sallyport.v1.Gateway.ExplainAccess:output_type -> sallyport.v1.ExplainAccessResponse
+	8,  // 21: sallyport.v1.Gateway.PreviewAccess:output_type -> sallyport.v1.PreviewAccessResponse
+	11, // 22: sallyport.v1.Gateway.Revoke:output_type -> sallyport.v1.RevokeResponse
+	14, // 23: sallyport.v1.Gateway.Restore:output_type -> sallyport.v1.RestoreResponse
+	16, // 24: sallyport.v1.Gateway.ListRevocations:output_type -> sallyport.v1.ListRevocationsResponse
+	18, // 25: sallyport.v1.Gateway.ListAuditRecords:output_type -> sallyport.v1.ListAuditRecordsResponse
+	21, // 26: sallyport.v1.Gateway.RotateSandboxKeys:output_type -> sallyport.v1.RotateSandboxKeysResponse
+	19, // [19:27] is the sub-list for method output_type
+	11, // [11:19] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_v1_sallyport_proto_init() }
@@ -329,7 +1921,7 @@ func file_sallyport_v1_sallyport_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_sallyport_proto_rawDesc), len(file_sallyport_v1_sallyport_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

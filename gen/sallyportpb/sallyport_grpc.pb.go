@@ -22,7 +22,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Gateway_ListCredentials_FullMethodName = "/sallyport.v1.Gateway/ListCredentials"
+	Gateway_ListCredentials_FullMethodName   = "/sallyport.v1.Gateway/ListCredentials"
+	Gateway_ExplainAccess_FullMethodName     = "/sallyport.v1.Gateway/ExplainAccess"
+	Gateway_PreviewAccess_FullMethodName     = "/sallyport.v1.Gateway/PreviewAccess"
+	Gateway_Revoke_FullMethodName            = "/sallyport.v1.Gateway/Revoke"
+	Gateway_Restore_FullMethodName           = "/sallyport.v1.Gateway/Restore"
+	Gateway_ListRevocations_FullMethodName   = "/sallyport.v1.Gateway/ListRevocations"
+	Gateway_ListAuditRecords_FullMethodName  = "/sallyport.v1.Gateway/ListAuditRecords"
+	Gateway_RotateSandboxKeys_FullMethodName = "/sallyport.v1.Gateway/RotateSandboxKeys"
 )
 
 // GatewayClient is the client API for Gateway service.
@@ -34,6 +41,25 @@ type GatewayClient interface {
 	// ListCredentials names the credentials that the credentials driver can hand out, never their values.
 	// UNAVAILABLE when the driver is away, FAILED_PRECONDITION when none is configured.
 	ListCredentials(ctx context.Context, in *ListCredentialsRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error)
+	// ExplainAccess tells how the gateway sees an identity and what it may call: which issuer matched, which claims
+	// were used, the roles and scopes found, the rule of the method and the verdict. Everybody who is signed in may ask
+	// about themselves; asking about somebody else needs the platform administrator's role. It never shows a token.
+	ExplainAccess(ctx context.Context, in *ExplainAccessRequest, opts ...grpc.CallOption) (*ExplainAccessResponse, error)
+	// PreviewAccess tells, before a configuration is applied, which identities seen by this gateway would lose or gain
+	// access to which methods. INVALID_ARGUMENT for a configuration that the gateway would not start with.
+	PreviewAccess(ctx context.Context, in *PreviewAccessRequest, opts ...grpc.CallOption) (*PreviewAccessResponse, error)
+	// Revoke refuses an identity from now on and ends its open streams within five seconds. Revoking what is revoked
+	// already changes its reason and expiry.
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
+	// Restore takes a revocation back. NOT_FOUND if there is none.
+	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*RestoreResponse, error)
+	// ListRevocations lists what is revoked, newest first.
+	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
+	// ListAuditRecords searches the audit log, oldest first.
+	ListAuditRecords(ctx context.Context, in *ListAuditRecordsRequest, opts ...grpc.CallOption) (*ListAuditRecordsResponse, error)
+	// RotateSandboxKeys makes a new key the signer of sandbox tokens. Tokens signed with older keys stay valid until
+	// they expire; no sandbox is lost.
+	RotateSandboxKeys(ctx context.Context, in *RotateSandboxKeysRequest, opts ...grpc.CallOption) (*RotateSandboxKeysResponse, error)
 }
 
 type gatewayClient struct {
@@ -54,6 +80,76 @@ func (c *gatewayClient) ListCredentials(ctx context.Context, in *ListCredentials
 	return out, nil
 }
 
+func (c *gatewayClient) ExplainAccess(ctx context.Context, in *ExplainAccessRequest, opts ...grpc.CallOption) (*ExplainAccessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainAccessResponse)
+	err := c.cc.Invoke(ctx, Gateway_ExplainAccess_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gatewayClient) PreviewAccess(ctx context.Context, in *PreviewAccessRequest, opts ...grpc.CallOption) (*PreviewAccessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreviewAccessResponse)
+	err := c.cc.Invoke(ctx, Gateway_PreviewAccess_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gatewayClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeResponse)
+	err := c.cc.Invoke(ctx, Gateway_Revoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gatewayClient) Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*RestoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreResponse)
+	err := c.cc.Invoke(ctx, Gateway_Restore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gatewayClient) ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevocationsResponse)
+	err := c.cc.Invoke(ctx, Gateway_ListRevocations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gatewayClient) ListAuditRecords(ctx context.Context, in *ListAuditRecordsRequest, opts ...grpc.CallOption) (*ListAuditRecordsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditRecordsResponse)
+	err := c.cc.Invoke(ctx, Gateway_ListAuditRecords_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gatewayClient) RotateSandboxKeys(ctx context.Context, in *RotateSandboxKeysRequest, opts ...grpc.CallOption) (*RotateSandboxKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateSandboxKeysResponse)
+	err := c.cc.Invoke(ctx, Gateway_RotateSandboxKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // GatewayServer is the server API for Gateway service.
 // All implementations must embed UnimplementedGatewayServer
 // for forward compatibility.
@@ -63,6 +159,25 @@ type GatewayServer interface {
 	// ListCredentials names the credentials that the credentials driver can hand out, never their values.
 	// UNAVAILABLE when the driver is away, FAILED_PRECONDITION when none is configured.
 	ListCredentials(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error)
+	// ExplainAccess tells how the gateway sees an identity and what it may call: which issuer matched, which claims
+	// were used, the roles and scopes found, the rule of the method and the verdict. Everybody who is signed in may ask
+	// about themselves; asking about somebody else needs the platform administrator's role. It never shows a token.
+	ExplainAccess(context.Context, *ExplainAccessRequest) (*ExplainAccessResponse, error)
+	// PreviewAccess tells, before a configuration is applied, which identities seen by this gateway would lose or gain
+	// access to which methods. INVALID_ARGUMENT for a configuration that the gateway would not start with.
+	PreviewAccess(context.Context, *PreviewAccessRequest) (*PreviewAccessResponse, error)
+	// Revoke refuses an identity from now on and ends its open streams within five seconds. Revoking what is revoked
+	// already changes its reason and expiry.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
+	// Restore takes a revocation back. NOT_FOUND if there is none.
+	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
+	// ListRevocations lists what is revoked, newest first.
+	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
+	// ListAuditRecords searches the audit log, oldest first.
+	ListAuditRecords(context.Context, *ListAuditRecordsRequest) (*ListAuditRecordsResponse, error)
+	// RotateSandboxKeys makes a new key the signer of sandbox tokens. Tokens signed with older keys stay valid until
+	// they expire; no sandbox is lost.
+	RotateSandboxKeys(context.Context, *RotateSandboxKeysRequest) (*RotateSandboxKeysResponse, error)
 	mustEmbedUnimplementedGatewayServer()
 }
 
@@ -75,6 +190,27 @@ type UnimplementedGatewayServer struct{}
 
 func (UnimplementedGatewayServer) ListCredentials(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCredentials not implemented")
+}
+func (UnimplementedGatewayServer) ExplainAccess(context.Context, *ExplainAccessRequest) (*ExplainAccessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainAccess not implemented")
+}
+func (UnimplementedGatewayServer) PreviewAccess(context.Context, *PreviewAccessRequest) (*PreviewAccessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PreviewAccess not implemented")
+}
+func (UnimplementedGatewayServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
+}
+func (UnimplementedGatewayServer) Restore(context.Context, *RestoreRequest) (*RestoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Restore not implemented")
+}
+func (UnimplementedGatewayServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
+}
+func (UnimplementedGatewayServer) ListAuditRecords(context.Context, *ListAuditRecordsRequest) (*ListAuditRecordsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuditRecords not implemented")
+}
+func (UnimplementedGatewayServer) RotateSandboxKeys(context.Context, *RotateSandboxKeysRequest) (*RotateSandboxKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateSandboxKeys not implemented")
 }
 func (UnimplementedGatewayServer) mustEmbedUnimplementedGatewayServer() {}
 func (UnimplementedGatewayServer) testEmbeddedByValue()                 {}
@@ -115,6 +251,132 @@ func _Gateway_ListCredentials_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Gateway_ExplainAccess_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainAccessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).ExplainAccess(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_ExplainAccess_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).ExplainAccess(ctx, req.(*ExplainAccessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Gateway_PreviewAccess_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreviewAccessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).PreviewAccess(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_PreviewAccess_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).PreviewAccess(ctx, req.(*PreviewAccessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Gateway_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).Revoke(ctx, req.(*RevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Gateway_Restore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).Restore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_Restore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).Restore(ctx, req.(*RestoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Gateway_ListRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).ListRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_ListRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).ListRevocations(ctx, req.(*ListRevocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Gateway_ListAuditRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditRecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).ListAuditRecords(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_ListAuditRecords_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).ListAuditRecords(ctx, req.(*ListAuditRecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Gateway_RotateSandboxKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateSandboxKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).RotateSandboxKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_RotateSandboxKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).RotateSandboxKeys(ctx, req.(*RotateSandboxKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Gateway_ServiceDesc is the grpc.ServiceDesc for Gateway service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -125,6 +387,34 @@ var Gateway_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListCredentials",
 			Handler:    _Gateway_ListCredentials_Handler,
+		},
+		{
+			MethodName: "ExplainAccess",
+			Handler:    _Gateway_ExplainAccess_Handler,
+		},
+		{
+			MethodName: "PreviewAccess",
+			Handler:    _Gateway_PreviewAccess_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _Gateway_Revoke_Handler,
+		},
+		{
+			MethodName: "Restore",
+			Handler:    _Gateway_Restore_Handler,
+		},
+		{
+			MethodName: "ListRevocations",
+			Handler:    _Gateway_ListRevocations_Handler,
+		},
+		{
+			MethodName: "ListAuditRecords",
+			Handler:    _Gateway_ListAuditRecords_Handler,
+		},
+		{
+			MethodName: "RotateSandboxKeys",
+			Handler:    _Gateway_RotateSandboxKeys_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -28,6 +28,10 @@ type Request struct {
 	// AdmitsSandbox tells that the method may be called by sandboxes, SandboxOnly that by nobody else.
 	AdmitsSandbox bool
 	SandboxOnly   bool
+
+	// KnownOnly believes only credentials that were verified before and are remembered: the caller's address has
+	// spent what it may cost to verify new ones. Others are refused with ReasonTooManyAttempts.
+	KnownOnly bool
 }
 
 // Authenticator recognises one kind of credential. It returns nil and nil for a request without its kind, and an
@@ -43,6 +47,7 @@ const (
 	ReasonSandboxSecretMissing = "SANDBOX_SECRET_REQUIRED"
 	ReasonSandboxSecretInvalid = "SANDBOX_SECRET_INVALID"
 	ReasonClientCertificate    = "CLIENT_CERTIFICATE_INVALID"
+	ReasonTooManyAttempts      = "TOO_MANY_ATTEMPTS"
 )
 
 // maxToken bounds a bearer token in bytes. The longest tokens of identity providers, those that list groups, stay

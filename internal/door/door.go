@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/authn"
 	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/principal"
@@ -28,9 +30,6 @@ const (
 	headerSandboxSecret = "x-sandbox-secret"
 	headerRequestID     = "x-request-id"
 )
-
-// streamLeeway lets a stream of a user live as long past the credential's expiry as a new call would be accepted.
-const streamLeeway = 60 * time.Second
 
 // Observer is told of every call that ended. The method is a full method with a rule, or "unknown", so that peers
 // cannot invent labels.
@@ -47,6 +46,27 @@ type Authorizer interface {
 	Table() *authz.Table
 }
 
+// Limiter bounds what callers may ask for, before and after it is known who they are.
+type Limiter interface {
+	// Attempt is asked before authentication. It refuses calls without any credential from an address that has spent
+	// its share, and tells whether only credentials that are known already may be looked at.
+	Attempt(remote net.Addr, method string, credential bool) (knownOnly bool, err error)
+	// Failed charges the address for a credential that was not believed.
+	Failed(remote net.Addr)
+	// Admit charges an authenticated caller and its tenant for a call.
+	Admit(p *principal.Principal, method string) error
+}
+
+// Sessions knows which principals are revoked and which streams are open on whose behalf.
+type Sessions interface {
+	// Admit refuses a revoked principal. A credential that lives longer than the one before renews the open streams
+	// of the same caller.
+	Admit(p *principal.Principal) error
+	// Enter holds an open stream until done is called. It calls end with the cause when the principal is revoked, or
+	// when its credential expires without having been renewed.
+	Enter(p *principal.Principal, end context.CancelCauseFunc) (done func())
+}
+
 // Config is what a door needs.
 type Config struct {
 	Authenticator authn.Authenticator
@@ -58,6 +78,12 @@ type Config struct {
 	// Pass names, in lower case, the headers that say something of the caller's program rather than of the caller;
 	// only these reach handlers.
 	Pass []string
+	// Limiter, Sessions and Audit may be nil: nothing is limited, nobody is revoked, nothing is recorded.
+	Limiter  Limiter
+	Sessions Sessions
+	Audit    audit.Recorder
+	// Describe names what a request is about in audit records, such as "sandbox/default/name"; nil names nothing.
+	Describe func(method string, request any) string
 }
 
 // Door makes the interceptors. It is immutable and safe for concurrent use.
@@ -68,6 +94,10 @@ type Door struct {
 	observer      Observer
 	log           *slog.Logger
 	pass          []string
+	limiter       Limiter
+	sessions      Sessions
+	audit         audit.Recorder
+	describe      func(method string, request any) string
 }
 
 // New returns a door. It refuses to be one that lets everybody in.
@@ -82,6 +112,22 @@ func New(c Config) (*Door, error) {
 		observer:      c.Observer,
 		log:           c.Logger,
 		pass:          c.Pass,
+		limiter:       c.Limiter,
+		sessions:      c.Sessions,
+		audit:         c.Audit,
+		describe:      c.Describe,
+	}
+	if d.limiter == nil {
+		d.limiter = unlimited{}
+	}
+	if d.sessions == nil {
+		d.sessions = unwatched{}
+	}
+	if d.audit == nil {
+		d.audit = audit.Discard{}
+	}
+	if d.describe == nil {
+		d.describe = func(string, any) string { return "" }
 	}
 	if d.observer == nil {
 		d.observer = blind{}
@@ -96,12 +142,35 @@ type blind struct{}
 
 func (blind) Observe(string, codes.Code, time.Duration) {}
 
+type unlimited struct{}
+
+func (unlimited) Attempt(net.Addr, string, bool) (bool, error) { return false, nil }
+func (unlimited) Failed(net.Addr)                              {}
+func (unlimited) Admit(*principal.Principal, string) error     { return nil }
+
+type unwatched struct{}
+
+func (unwatched) Admit(*principal.Principal) error { return nil }
+
+// Enter ends a user's stream when the credential expires, as late as a new call would be accepted.
+func (unwatched) Enter(p *principal.Principal, end context.CancelCauseFunc) (done func()) {
+	if p.Kind != principal.User || p.Expires.IsZero() {
+		return func() {}
+	}
+	timer := time.AfterFunc(time.Until(p.Expires.Add(leeway)), func() { end(ErrCredentialExpired) })
+	return func() { timer.Stop() }
+}
+
+// leeway is how far the clocks of identity provider and gateway may differ.
+const leeway = 60 * time.Second
+
 // Unary returns the interceptor of unary calls. It has to be the outermost but for tracing.
 func (d *Door) Unary() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, message any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		c := d.enter(ctx, info.FullMethod)
 		var answer any
 		admitted, err := d.admit(ctx, c)
+		c.about(d, message)
 		if err == nil {
 			answer, err = c.unary(admitted, message, handler)
 		}
@@ -113,8 +182,8 @@ func (d *Door) Unary() grpc.UnaryServerInterceptor {
 	}
 }
 
-// Stream returns the interceptor of streaming calls. A stream of a user whose credential expires has a context that
-// ends a minute after that; handlers return when their context is done.
+// Stream returns the interceptor of streaming calls. The context of a stream ends when its caller is revoked or its
+// caller's credential expires without renewal; handlers return when their context is done.
 func (d *Door) Stream() grpc.StreamServerInterceptor {
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx := stream.Context()
@@ -123,16 +192,14 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 		if err != nil {
 			return d.leave(ctx, c, err, grpc.SetTrailer)
 		}
-		if p := c.principal; p.Kind == principal.User && !p.Expires.IsZero() {
-			var cancel context.CancelFunc
-			admitted, cancel = context.WithDeadlineCause(admitted, p.Expires.Add(streamLeeway), errCredentialExpired)
-			defer cancel()
-		}
+		admitted, end := context.WithCancelCause(admitted)
+		defer end(nil)
+		defer d.sessions.Enter(c.principal, end)()
 		setErr := stream.SetHeader(metadata.MD{headerRequestID: {c.requestID}})
-		err = c.stream(server, &admittedStream{ServerStream: stream, ctx: admitted}, handler)
-		if errors.Is(context.Cause(admitted), errCredentialExpired) {
+		err = c.stream(server, &admittedStream{ServerStream: stream, ctx: admitted, call: c, door: d}, handler)
+		if cause := context.Cause(admitted); cause != nil && ctx.Err() == nil {
 			// Even if the handler calls it an orderly end: the client must not take what it got for all there is.
-			err = errStreamExpired(err)
+			err = errStreamEnded(cause, err)
 		}
 		if err == nil {
 			err = setErr
@@ -164,6 +231,10 @@ type call struct {
 	began     time.Time
 	// request is kept here, so that one allocation serves the whole way.
 	request authn.Request
+	remote  net.Addr
+	// target names what the call is about, in calls that are recorded.
+	target   string
+	recorded bool
 }
 
 func (d *Door) enter(ctx context.Context, method string) *call {
@@ -178,6 +249,10 @@ func (d *Door) enter(ctx context.Context, method string) *call {
 // admit returns the context for the handler, or why the caller is not let in.
 func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 	c.principal = anonymous
+	from, ok := peer.FromContext(ctx)
+	if ok {
+		c.remote = from.Addr
+	}
 	if c.rule.Mode != authz.Unauthenticated {
 		c.request = authn.Request{
 			Method:        c.method,
@@ -186,26 +261,47 @@ func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 			SandboxOnly:   c.rule.Mode == authz.SandboxOnly,
 			SandboxSecret: metadata.ValueFromIncomingContext(ctx, headerSandboxSecret),
 		}
-		if from, ok := peer.FromContext(ctx); ok {
+		if ok {
 			c.request.PeerCertificate = certificateOf(from.AuthInfo)
 			if from.Addr != nil {
 				c.request.Remote = from.Addr.String()
 			}
 		}
-		p, err := d.authenticator.Authenticate(ctx, &c.request)
-		if err != nil {
-			return nil, err
-		}
-		if p != nil {
-			c.principal = p
-		}
-		if err := d.authorizer.Authorize(c.principal, c.method); err != nil {
-			return nil, err
-		}
+	}
+	if err := d.identify(ctx, c); err != nil {
+		return nil, err
 	}
 	ctx = metadata.NewIncomingContext(ctx, d.passed(ctx))
 	ctx = context.WithValue(ctx, requestIDKey{}, c)
 	return principal.With(ctx, c.principal), nil
+}
+
+// identify finds out who is calling and whether that caller may.
+func (d *Door) identify(ctx context.Context, c *call) error {
+	r := &c.request
+	credential := len(r.Authorization) > 0 || len(r.SandboxSecret) > 0 || r.PeerCertificate != nil
+	var err error
+	if r.KnownOnly, err = d.limiter.Attempt(c.remote, c.label, credential); err != nil {
+		return err
+	}
+	if c.rule.Mode == authz.Unauthenticated {
+		return nil
+	}
+	p, err := d.authenticator.Authenticate(ctx, r)
+	if err != nil {
+		d.limiter.Failed(c.remote)
+		return err
+	}
+	if p != nil {
+		c.principal = p
+	}
+	if err := d.sessions.Admit(c.principal); err != nil {
+		return err
+	}
+	if err := d.limiter.Admit(c.principal, c.label); err != nil {
+		return err
+	}
+	return d.authorizer.Authorize(c.principal, c.method)
 }
 
 // passed returns the headers that handlers may see, nil for none.
@@ -244,9 +340,11 @@ func (d *Door) leave(ctx context.Context, c *call, err error, set func(context.C
 	}
 	if err == nil {
 		d.observer.Observe(c.label, codes.OK, time.Since(c.began))
+		d.record(c, codes.OK, nil)
 		return nil
 	}
 	answer := statusOf(c.method, err, c.requestID)
+	d.record(c, answer.Code(), err)
 	d.observer.Observe(c.label, answer.Code(), time.Since(c.began))
 	d.report(ctx, c, answer.Code(), err)
 	return answer.Err()
@@ -256,7 +354,11 @@ func (d *Door) leave(ctx context.Context, c *call, err error, set func(context.C
 // stream would not do.
 type admittedStream struct {
 	grpc.ServerStream
-	ctx context.Context
+	ctx  context.Context
+	call *call
+	door *Door
+	// received tells that the first message, which says what the call is about, has come.
+	received bool
 }
 
 // Context returns the context with the principal.
@@ -275,5 +377,13 @@ func (s *admittedStream) RecvMsg(message any) error {
 	if err := s.ctx.Err(); err != nil {
 		return err
 	}
-	return s.ServerStream.RecvMsg(message)
+	if err := s.ServerStream.RecvMsg(message); err != nil {
+		return err
+	}
+	if !s.received {
+		s.received = true
+		s.call.about(s.door, message)
+		s.door.recordBegin(s.call)
+	}
+	return nil
 }

@@ -38,13 +38,17 @@ var kindCodes = map[fault.Kind]codes.Code{
 	fault.Canceled:           codes.Canceled,
 }
 
-// errCredentialExpired is why a stream's context ended, when it was the credential.
-var errCredentialExpired = errors.New("credential expired")
+// ErrCredentialExpired is the cause with which Sessions end a stream whose credential expired without renewal.
+var ErrCredentialExpired = fault.New(fault.Unauthenticated, "CREDENTIAL_EXPIRED",
+	"invalid token: ExpiredSignature: the credential this stream was opened with has expired").
+	WithNext("open the stream again with a fresh token")
 
-func errStreamExpired(cause error) error {
-	return fault.Wrap(cause, fault.Unauthenticated, "CREDENTIAL_EXPIRED",
-		"invalid token: ExpiredSignature: the credential this stream was opened with has expired").
-		WithNext("open the stream again with a fresh token")
+// errStreamEnded is the answer on a stream that was ended from the gateway's side: the cause, if it is a fault.
+func errStreamEnded(cause, err error) error {
+	if f, ok := errors.AsType[*fault.Error](cause); ok {
+		return f
+	}
+	return err
 }
 
 // Status returns the gRPC status error for a service's error: the fault's code, message, reason and next step, and

@@ -45,6 +45,12 @@ const (
 	// SourceSharedSecret is the one secret of the mvp generation; it names no sandbox, so the binding comes
 	// from the request and SandboxID stays empty. Served only behind an explicit flag.
 	SourceSharedSecret = "shared_secret"
+	// SourceServiceAccount is the service account token of a sandbox's pod, which Kubernetes vouched for. It opens
+	// IssueSandboxToken and nothing else.
+	SourceServiceAccount = "k8s_service_account"
+	// SourceExpiredToken is a gateway-minted token that has expired. It opens RefreshSandboxToken and nothing else, so
+	// that sandboxes get back in after the gateway was away for longer than their token lived.
+	SourceExpiredToken = "expired_sandbox_token"
 )
 
 // Principal is one authenticated caller. It is immutable once it is in a context and may be shared by requests.
@@ -61,8 +67,13 @@ type Principal struct {
 	Provider string
 	// Tenant is the audience or tenant claim under which the caller was admitted.
 	Tenant string
+	// Roles are the names the rules know, after the issuer's role mapping.
 	Roles  []string
 	Scopes []string
+	// SessionID is the sign-in session at the issuer (`sid`), empty where tokens name none. Revocations use it.
+	SessionID string
+	// Issued is when the credential was issued (`iat`); zero where it does not say.
+	Issued time.Time
 
 	// SandboxID is the one sandbox a Sandbox principal may act for.
 	SandboxID string

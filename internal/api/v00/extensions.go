@@ -6,13 +6,25 @@ import (
 	"sallyport.dev/sallyport/gen/sallyportpb"
 )
 
-// extensions serves sallyport.v1.
+// extensions composes sallyport.v1 from one handler type a topic, like openShell.
 type extensions struct {
+	credentialsHandler
+	auditHandler
+	accessHandler
+	revocationHandler
+	keysHandler
+	restOfExtensions
+}
+
+type restOfExtensions struct {
 	sallyportpb.UnimplementedGatewayServer
+}
+
+type credentialsHandler struct {
 	credentials Credentials
 }
 
-func (h *extensions) ListCredentials(ctx context.Context, _ *sallyportpb.ListCredentialsRequest) (*sallyportpb.ListCredentialsResponse, error) {
+func (h credentialsHandler) ListCredentials(ctx context.Context, _ *sallyportpb.ListCredentialsRequest) (*sallyportpb.ListCredentialsResponse, error) {
 	list, err := h.credentials.List(ctx)
 	if err != nil {
 		return nil, err

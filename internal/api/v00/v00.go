@@ -87,7 +87,13 @@ func Register(s grpc.ServiceRegistrar, svc Services) {
 		identityHandler:   identityHandler{svc},
 	})
 	inferencepb.RegisterInferenceServer(s, &inference{})
-	sallyportpb.RegisterGatewayServer(s, &extensions{credentials: svc.Credentials})
+	sallyportpb.RegisterGatewayServer(s, &extensions{
+		credentialsHandler: credentialsHandler{svc.Credentials},
+		auditHandler:       auditHandler{svc},
+		accessHandler:      accessHandler{svc},
+		revocationHandler:  revocationHandler{svc},
+		keysHandler:        keysHandler{svc},
+	})
 }
 
 // Descriptors are the services of this package, for the rule table.

@@ -1,0 +1,6 @@
+package v00
+
+// accessHandler explains authentication and authorization.
+type accessHandler struct {
+	svc Services
+}

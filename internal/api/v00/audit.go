@@ -1,0 +1,6 @@
+package v00
+
+// auditHandler serves searches of the audit log.
+type auditHandler struct {
+	svc Services
+}
