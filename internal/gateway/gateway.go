@@ -88,21 +88,39 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (*Gateway, error
 	return g, nil
 }
 
+// build opens what costs time side by side: the database, the sandbox keys, and the rules.
 func (g *Gateway) build(ctx context.Context) error {
-	if err := g.openStore(ctx); err != nil {
-		return err
+	if g.cfg.StateDir != "" {
+		if err := os.MkdirAll(g.cfg.StateDir, 0o700); err != nil {
+			return fmt.Errorf("make the state directory: %w", err)
+		}
 	}
 	g.relays = relay.NewRegistry(g.sessions)
 	g.metrics = newMetrics(g.relays.Sessions, g.relays.Relays, func() int { return g.store.Count(sandbox.Kind) })
-	tokens, err := sandboxtoken.Open(g.cfg.Sandbox.KeyDir, g.cfg.Sandbox.GatewayID, g.cfg.Sandbox.TTL, time.Now)
-	if err != nil {
-		return fmt.Errorf("open the sandbox keys: %w", err)
+	var tokens *sandboxtoken.Issuer
+	var table *authz.Table
+	var opening errgroup.Group
+	opening.Go(func() error { return g.openStore(ctx) })
+	opening.Go(func() (err error) {
+		tokens, err = sandboxtoken.Open(g.cfg.Sandbox.KeyDir, g.cfg.Sandbox.GatewayID, g.cfg.Sandbox.TTL, time.Now)
+		if err != nil {
+			return fmt.Errorf("open the sandbox keys: %w", err)
+		}
+		table, err = authz.NewTable(append(v00.Descriptors(), publicServices()...)...)
+		if err != nil {
+			return fmt.Errorf("build the rule table: %w", err)
+		}
+		g.metrics.know(table.Methods())
+		return nil
+	})
+	if err := opening.Wait(); err != nil {
+		return err
 	}
 	services, err := g.services(tokens)
 	if err != nil {
 		return err
 	}
-	d, err := g.door(tokens)
+	d, err := g.door(tokens, table)
 	if err != nil {
 		return err
 	}
@@ -110,11 +128,6 @@ func (g *Gateway) build(ctx context.Context) error {
 }
 
 func (g *Gateway) openStore(ctx context.Context) error {
-	if g.cfg.StateDir != "" {
-		if err := os.MkdirAll(g.cfg.StateDir, 0o700); err != nil {
-			return fmt.Errorf("make the state directory: %w", err)
-		}
-	}
 	db, err := sqlite.Open(ctx, g.cfg.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("open the database: %w", err)
@@ -183,7 +196,7 @@ func (g *Gateway) dial(name, socket string) (*driver.Conn, error) {
 }
 
 // door builds authentication and authorization.
-func (g *Gateway) door(tokens *sandboxtoken.Issuer) (*door.Door, error) {
+func (g *Gateway) door(tokens *sandboxtoken.Issuer, table *authz.Table) (*door.Door, error) {
 	o := g.cfg.OIDC
 	chain := authn.Config{
 		SandboxTokens: tokens, AcceptSharedSecret: g.cfg.Auth.SharedSecret != "", SharedSecret: g.cfg.Auth.SharedSecret,
@@ -205,11 +218,6 @@ func (g *Gateway) door(tokens *sandboxtoken.Issuer) (*door.Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up authentication: %w", err)
 	}
-	table, err := authz.NewTable(append(v00.Descriptors(), publicServices()...)...)
-	if err != nil {
-		return nil, fmt.Errorf("build the rule table: %w", err)
-	}
-	g.metrics.know(table.Methods())
 	authorizer, err := authz.New(table, authz.Policy{
 		AdminRole: o.AdminRole, UserRole: o.UserRole, ScopesEnabled: o.ScopesClaim != "",
 	})

@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc/codes"
 
 	"sallyport.dev/sallyport/internal/door"
@@ -15,6 +17,9 @@ import (
 // names of the two drivers.
 type metrics struct {
 	registry *prometheus.Registry
+	// runtime makes the collectors of the Go runtime and the process, which take longer to make than a gateway
+	// without anybody who asks for them takes to start.
+	runtime  func() prometheus.Gatherer
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	driver   *prometheus.HistogramVec
@@ -25,9 +30,9 @@ type metrics struct {
 	changed chan struct{}
 }
 
-// methodMetrics are the series of one method. Counters are made when a code first occurs.
+// methodMetrics are the series of one method, made when the method is first called and a code first occurs.
 type methodMetrics struct {
-	duration prometheus.Observer
+	duration atomic.Pointer[prometheus.Observer]
 	codes    [codes.Unauthenticated + 1]atomic.Pointer[prometheus.Counter]
 }
 
@@ -59,16 +64,25 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		gauge("sallyport_supervisor_sessions", "Connected supervisors.", sessions),
 		gauge("sallyport_relays", "Open relays.", relays),
 		gauge("sallyport_sandboxes", "Stored sandboxes.", sandboxes),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	m.runtime = sync.OnceValue(func() prometheus.Gatherer {
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		return registry
+	})
 	return m
+}
+
+// Gather implements prometheus.Gatherer.
+func (m *metrics) Gather() ([]*dto.MetricFamily, error) {
+	return prometheus.Gatherers{m.registry, m.runtime()}.Gather()
 }
 
 // know prepares the series of the methods, which Observe counts under their own names; all others are one. It is
 // called before the first call.
 func (m *metrics) know(methods []string) {
 	for _, name := range append(methods, door.UnknownMethod) {
-		m.methods[name] = &methodMetrics{duration: m.duration.WithLabelValues(name)}
+		m.methods[name] = &methodMetrics{}
 	}
 }
 
@@ -90,7 +104,13 @@ func (m *metrics) Observe(method string, code codes.Code, took time.Duration) {
 		counter = &made
 	}
 	(*counter).Inc()
-	series.duration.Observe(took.Seconds())
+	duration := series.duration.Load()
+	if duration == nil {
+		made := m.duration.WithLabelValues(method)
+		series.duration.Store(&made)
+		duration = &made
+	}
+	(*duration).Observe(took.Seconds())
 }
 
 // DriverCall implements driver.Metrics.

@@ -36,7 +36,7 @@ type sideServer struct {
 
 func (g *Gateway) sideListeners() ([]*sideServer, error) {
 	metricsMux := http.NewServeMux()
-	metricsMux.Handle("GET /metrics", promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{}))
+	metricsMux.Handle("GET /metrics", promhttp.HandlerFor(g.metrics, promhttp.HandlerOpts{}))
 	var out []*sideServer
 	for _, s := range []struct {
 		addr    netip.AddrPort
