@@ -3,20 +3,10 @@ package authn
 import (
 	"context"
 	"errors"
-	"sync"
-	"time"
 
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
 )
-
-// SandboxTokens verifies the tokens that the gateway itself minted for sandboxes.
-type SandboxTokens interface {
-	// Recognizes tells by the token's header alone whether Verify is to decide about it.
-	Recognizes(token string) bool
-	// Verify returns the sandbox the token is bound to and when it ends (zero: never).
-	Verify(token string) (sandboxID string, expires time.Time, err error)
-}
 
 // UserTokens verifies the access tokens of identity providers.
 type UserTokens interface {
@@ -27,6 +17,8 @@ type UserTokens interface {
 type Config struct {
 	// SandboxTokens verifies sandbox tokens; nil accepts none.
 	SandboxTokens SandboxTokens
+	// ServiceAccounts knows the pods of sandboxes, on IssueSandboxToken alone; nil knows none.
+	ServiceAccounts ServiceAccounts
 	// AcceptSharedSecret serves supervisors of the mvp generation, which know only one secret for all sandboxes
 	// and present nothing at all on their session and relay streams. Whoever reaches the port then counts as a
 	// supervisor there, so it needs another protection, such as the network.
@@ -58,9 +50,10 @@ type Development struct {
 const DevelopmentSubject = "unauthenticated-local-dev"
 
 // Chain asks one authenticator after the other; the first that knows the caller decides. The order is: sandbox
-// token, shared secret, access token, client certificate, development user.
+// token, service account token, shared secret, access token, client certificate, development user.
 type Chain struct {
-	tokens       *sandboxTokens
+	tokens       SandboxTokens
+	accounts     ServiceAccounts
 	secret       *sharedSecret
 	users        UserTokens
 	certificates *Certificates
@@ -69,10 +62,7 @@ type Chain struct {
 
 // New returns the chain for the configuration. It refuses an empty shared secret.
 func New(c Config) (*Chain, error) {
-	chain := &Chain{users: c.Users, certificates: c.Certificates}
-	if c.SandboxTokens != nil {
-		chain.tokens = &sandboxTokens{verifier: c.SandboxTokens, headers: map[string]bool{}}
-	}
+	chain := &Chain{users: c.Users, certificates: c.Certificates, tokens: c.SandboxTokens, accounts: c.ServiceAccounts}
 	if c.AcceptSharedSecret {
 		if c.SharedSecret == "" {
 			return nil, errors.New("set up authentication: the shared sandbox secret is enabled but empty")
@@ -97,8 +87,13 @@ func New(c Config) (*Chain, error) {
 // cannot be believed refuses the call; nobody gets further as somebody else after that.
 func (c *Chain) Authenticate(ctx context.Context, r *Request) (*principal.Principal, error) {
 	token, bearer := Bearer(r.Authorization)
-	if bearer && c.tokens != nil && c.tokens.recognizes(token) {
-		return c.tokens.authenticate(token)
+	if bearer && c.tokens != nil && c.tokens.Recognizes(token) {
+		return c.sandbox(r, token)
+	}
+	if bearer && c.accounts != nil && r.Method == methodIssueSandboxToken {
+		if p, err := c.serviceAccount(ctx, r, token); p != nil || err != nil {
+			return p, err
+		}
 	}
 	if c.secret != nil {
 		if p, err := c.secret.Authenticate(ctx, r); p != nil || err != nil {
@@ -122,60 +117,4 @@ func (c *Chain) Authenticate(ctx context.Context, r *Request) (*principal.Princi
 		return c.development, nil
 	}
 	return nil, c.errMissing(r)
-}
-
-// sandboxTokens remembers which token headers are the gateway's own: all tokens of one signing key share one
-// header, so that telling them apart costs one look-up instead of decoding JSON on every call.
-type sandboxTokens struct {
-	verifier SandboxTokens
-	mu       sync.RWMutex
-	headers  map[string]bool
-}
-
-// maxHeaders and maxHeader bound what peers can make the gateway remember, in entries and bytes.
-const (
-	maxHeaders = 256
-	maxHeader  = 512
-)
-
-func (s *sandboxTokens) recognizes(token string) bool {
-	end := 0
-	for end < len(token) && token[end] != '.' {
-		end++
-	}
-	if end > maxHeader || end == len(token) {
-		return s.verifier.Recognizes(token)
-	}
-	s.mu.RLock()
-	ours, known := s.headers[token[:end]]
-	s.mu.RUnlock()
-	if known {
-		return ours
-	}
-	ours = s.verifier.Recognizes(token)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.headers) >= maxHeaders {
-		clear(s.headers)
-	}
-	// A copy, so that the entry does not keep a whole token alive.
-	s.headers[string(append([]byte(nil), token[:end]...))] = ours
-	return ours
-}
-
-func (s *sandboxTokens) authenticate(token string) (*principal.Principal, error) {
-	id, expires, err := s.verifier.Verify(token)
-	if err != nil {
-		return nil, err
-	}
-	if id == "" {
-		return nil, fault.New(fault.Unauthenticated, ReasonTokenNotAccepted, "invalid token: it names no sandbox").
-			WithNext("ask the gateway for a new sandbox token")
-	}
-	return &principal.Principal{
-		Kind:      principal.Sandbox,
-		SandboxID: id,
-		Source:    principal.SourceToken,
-		Expires:   expires,
-	}, nil
 }

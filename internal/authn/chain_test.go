@@ -158,7 +158,7 @@ func TestChain(t *testing.T) {
 					continue
 				}
 				shown := *got
-				shown.Expires = time.Time{}
+				shown.Issued, shown.Expires = time.Time{}, time.Time{}
 				if diff := cmp.Diff(tc.want, &shown); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}

@@ -1,13 +1,17 @@
 // Package sandboxtoken mints and verifies the tokens that bind a supervisor to one sandbox: JWTs signed with the
-// gateway's own Ed25519 keys. It owns those keys on disk. It must not know whether a sandbox still exists; the
-// services look that up.
+// gateway's own Ed25519 keys. It owns those keys, on disk and while they change, and publishes their public halves.
+// It must not know whether a sandbox still exists; the services look that up.
 package sandboxtoken
 
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -15,10 +19,15 @@ import (
 
 	"sallyport.dev/sallyport/internal/authn/tokencache"
 	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/principal"
 )
 
-// DefaultTTL is the life of a token; supervisors renew theirs at four fifths of it.
-const DefaultTTL = 24 * time.Hour
+// DefaultTTL is the life of a token; supervisors renew theirs at four fifths of it. DefaultRecovery is how long after
+// its end a token can still be exchanged for a new one.
+const (
+	DefaultTTL      = 24 * time.Hour
+	DefaultRecovery = 30 * 24 * time.Hour
+)
 
 // leeway is how far the clocks of gateways that share keys may differ.
 const leeway = 60 * time.Second
@@ -38,63 +47,80 @@ const (
 	maxSeconds = 253_402_300_799 // the end of the year 9999
 )
 
-// Stable reasons of refusals.
+// Stable reasons of refusals. Supervisors act on ReasonExpired.
 const (
 	ReasonInvalid   = "SANDBOX_TOKEN_INVALID"
 	ReasonExpired   = "SANDBOX_TOKEN_EXPIRED"
 	ReasonExtension = "EXTENSION_TOKEN"
 )
 
-// Issuer mints and verifies. It is safe for concurrent use.
-type Issuer struct {
-	issuer   string
-	ttl      time.Duration
-	now      func() time.Time
-	signer   key
-	verifier map[string]ed25519.PublicKey
-	keySet   []byte
-	cache    *tokencache.Cache[string]
+// Options say where the keys are and what tokens are like.
+type Options struct {
+	// Dir holds one key in each file *.pem. All verify; the last in the order of file names signs. It and its files
+	// must be closed to other users. A first key is made where there is none. Empty keeps one key in memory, so that
+	// tokens end with the process, unless SigningKey is given.
+	Dir string
+	// SigningKey is the file of a key that signs instead of the last one of Dir: an Ed25519 key, PKCS#8 in PEM.
+	// PublicKey is the file of its public half, which must fit, and KeyID the file of the id that tokens name it by;
+	// both are optional. The newer 0.0.x generation keeps its one key in such three files.
+	SigningKey, PublicKey, KeyID string
+	// GatewayID is part of the issuer's name. It must not be empty.
+	GatewayID string
+	// TTL is the life of tokens; 0 mints tokens that never expire.
+	TTL time.Duration
+	// Recovery is how long after its end a token still opens RefreshSandboxToken; 0 means not at all.
+	Recovery time.Duration
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Logger is told of changes of the keys; nil discards.
+	Logger *slog.Logger
 }
 
-// Open reads the signing keys in dir, of which the last in the order of file names signs and all verify, and
-// creates a first key where there is none. The directory and its keys must be closed to other users. An empty dir
-// keeps one key in memory: tokens then end with the process. A ttl of 0 mints tokens that never expire; a nil now
-// is time.Now.
+// Issuer mints and verifies. It is safe for concurrent use.
+type Issuer struct {
+	o      Options
+	issuer string
+	cache  *tokencache.Cache[*principal.Principal]
+	ring   atomic.Pointer[ring]
+	// changing is held while the keys on disk are read or changed.
+	changing sync.Mutex
+	// looked is when an unknown key id last made us look for new keys, in Unix nanoseconds.
+	looked atomic.Int64
+}
+
+// Open is New for keys in a directory and tokens that open nothing once they have expired.
 func Open(dir, gatewayID string, ttl time.Duration, now func() time.Time) (*Issuer, error) {
-	if gatewayID == "" {
-		return nil, fmt.Errorf("open sandbox token keys: the gateway has no id")
+	return New(Options{Dir: dir, GatewayID: gatewayID, TTL: ttl, Now: now})
+}
+
+// New reads the keys, and creates a first one where there is none.
+func New(o Options) (*Issuer, error) {
+	switch {
+	case o.GatewayID == "":
+		return nil, errors.New("open sandbox token keys: the gateway has no id")
+	case o.TTL < 0:
+		return nil, fmt.Errorf("open sandbox token keys: negative life of tokens %s", o.TTL)
+	case o.Recovery < 0:
+		return nil, fmt.Errorf("open sandbox token keys: negative time of recovery %s", o.Recovery)
+	case o.SigningKey == "" && (o.PublicKey != "" || o.KeyID != ""):
+		return nil, errors.New("open sandbox token keys: a public key or a key id is of no use without the signing key's file")
 	}
-	if ttl < 0 {
-		return nil, fmt.Errorf("open sandbox token keys: negative life of tokens %s", ttl)
+	if o.Now == nil {
+		o.Now = time.Now
 	}
-	if now == nil {
-		now = time.Now
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	keys, err := loadKeys(dir)
+	keys, err := firstKeys(o)
 	if err != nil {
 		return nil, fmt.Errorf("open sandbox token keys: %w", err)
 	}
-	i := &Issuer{
-		issuer:   issuerPrefix + gatewayID,
-		ttl:      ttl,
-		now:      now,
-		signer:   keys[len(keys)-1],
-		verifier: map[string]ed25519.PublicKey{},
-		cache:    tokencache.New[string](cacheSize),
+	i := &Issuer{o: o, issuer: issuerPrefix + o.GatewayID, cache: tokencache.New[*principal.Principal](cacheSize)}
+	r, err := newRing(keys, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open sandbox token keys: %w", err)
 	}
-	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
-	for _, k := range keys {
-		if _, ok := i.verifier[k.id]; ok {
-			continue
-		}
-		i.verifier[k.id] = k.public()
-		set.Keys = append(set.Keys, jose.JSONWebKey{
-			Key: k.public(), KeyID: k.id, Algorithm: string(jose.EdDSA), Use: "sig",
-		})
-	}
-	if i.keySet, err = json.Marshal(set); err != nil {
-		return nil, fmt.Errorf("open sandbox token keys: encode key set: %w", err)
-	}
+	i.ring.Store(r)
 	return i, nil
 }
 
@@ -120,15 +146,11 @@ func (i *Issuer) Mint(sandboxID string) (token string, expires time.Time, err er
 	if !validID(sandboxID) {
 		return "", time.Time{}, fmt.Errorf("mint sandbox token: %q is no sandbox id", sandboxID)
 	}
-	now := i.now()
+	r, now := i.ring.Load(), i.o.Now()
 	var exp int64
-	if i.ttl > 0 {
-		expires = time.Unix(now.Add(i.ttl).Unix(), 0)
+	if i.o.TTL > 0 {
+		expires = time.Unix(now.Add(i.o.TTL).Unix(), 0)
 		exp = expires.Unix()
-	}
-	head, err := json.Marshal(header{Algorithm: string(jose.EdDSA), KeyID: i.signer.id, Type: "JWT"})
-	if err != nil {
-		return "", time.Time{}, fmt.Errorf("mint sandbox token: %w", err)
 	}
 	body, err := json.Marshal(claims{
 		Issuer: i.issuer, Audience: i.issuer, Subject: subjectPrefix + sandboxID, SandboxID: sandboxID,
@@ -137,85 +159,133 @@ func (i *Issuer) Mint(sandboxID string) (token string, expires time.Time, err er
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("mint sandbox token: %w", err)
 	}
-	signed := base64.RawURLEncoding.EncodeToString(head) + "." + base64.RawURLEncoding.EncodeToString(body)
-	signature := ed25519.Sign(i.signer.private, []byte(signed))
+	signed := r.header + "." + base64.RawURLEncoding.EncodeToString(body)
+	signature := ed25519.Sign(r.signer().private, []byte(signed))
 	return signed + "." + base64.RawURLEncoding.EncodeToString(signature), expires, nil
 }
 
 // Recognizes tells whether Verify is to decide about the token: its header names one of this issuer's keys, or
 // marks it as a token for extension services, which never opens the gateway.
 func (i *Issuer) Recognizes(token string) bool {
-	h, ok := parseHeader(token)
-	if !ok {
+	head, _, ok := strings.Cut(token, ".")
+	if !ok || len(token) > maxToken {
 		return false
 	}
-	return isExtension(h) || (h.Algorithm == string(jose.EdDSA) && i.verifier[h.KeyID] != nil)
+	ours, h := i.ring.Load().recognizes(head)
+	if !ours && h.Algorithm == string(jose.EdDSA) && looksLikeOurs(h.KeyID) && i.lookAgain() {
+		ours, _ = i.ring.Load().recognizes(head)
+	}
+	return ours
 }
 
-// Verify returns the one sandbox that a token is for and when it ends (zero: never). Errors are of kind
-// Unauthenticated.
-func (i *Issuer) Verify(token string) (sandboxID string, expires time.Time, err error) {
-	now := i.now()
+// Verify returns the one sandbox that a token is for. Where refreshing is set, a token that expired less than the
+// time of recovery ago is good too; its principal has principal.SourceExpiredToken. Errors are of kind
+// Unauthenticated. The caller must not change the principal.
+func (i *Issuer) Verify(token string, refreshing bool) (*principal.Principal, error) {
+	r, now := i.ring.Load(), i.o.Now()
 	key := tokencache.KeyOf(token)
-	if id, expires, ok := i.cache.Get(key, 0, now); ok {
-		return id, expires, nil
+	p, _, ok := i.cache.Get(key, r.generation, now)
+	if !ok {
+		var err error
+		if p, err = i.check(r, token); err != nil {
+			return nil, err
+		}
+		// An expired token stays known, so that an address that may not cost more can still renew it.
+		if last := i.last(p); last.IsZero() || now.Before(last) {
+			i.cache.Put(key, r.generation, p, last)
+		}
 	}
+	return i.judge(p, refreshing, now)
+}
+
+// Known is Verify for a token that was verified before and is remembered; it checks no signature.
+func (i *Issuer) Known(token string, refreshing bool) (*principal.Principal, bool) {
+	now := i.o.Now()
+	p, _, ok := i.cache.Get(tokencache.KeyOf(token), i.ring.Load().generation, now)
+	if !ok {
+		return nil, false
+	}
+	p, err := i.judge(p, refreshing, now)
+	return p, err == nil
+}
+
+// last is when a token stops being good for anything; zero means never.
+func (i *Issuer) last(p *principal.Principal) time.Time {
+	if p.Expires.IsZero() {
+		return time.Time{}
+	}
+	return p.Expires.Add(max(leeway, i.o.Recovery))
+}
+
+// judge decides about an authentic token by the time.
+func (i *Issuer) judge(p *principal.Principal, refreshing bool, now time.Time) (*principal.Principal, error) {
+	if p.Expires.IsZero() || !now.After(p.Expires.Add(leeway)) {
+		return p, nil
+	}
+	err := fault.New(fault.Unauthenticated, ReasonExpired, "invalid token: ExpiredSignature")
+	if !now.Before(p.Expires.Add(i.o.Recovery)) {
+		return nil, err.WithNext("restart the sandbox; its supervisor did not renew the token in time")
+	}
+	if !refreshing {
+		return nil, err.WithNext("exchange this token for a new one with RefreshSandboxToken")
+	}
+	expired := *p
+	expired.Source = principal.SourceExpiredToken
+	return &expired, nil
+}
+
+// check verifies everything about a token but its time.
+func (i *Issuer) check(r *ring, token string) (*principal.Principal, error) {
 	h, ok := parseHeader(token)
 	if !ok {
-		return "", time.Time{}, invalid("malformed")
+		return nil, invalid("malformed")
 	}
 	if isExtension(h) {
-		return "", time.Time{}, fault.New(fault.Unauthenticated, ReasonExtension,
+		return nil, fault.New(fault.Unauthenticated, ReasonExtension,
 			"extension tokens cannot authenticate to the gateway").
 			WithNext("present the sandbox token; this one is for the extension service it names")
 	}
-	public := i.verifier[h.KeyID]
+	public := r.verifier[h.KeyID]
 	if public == nil {
-		return "", time.Time{}, invalid("unknown signing key")
+		return nil, invalid("unknown signing key")
 	}
 	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
-		return "", time.Time{}, invalid("malformed")
+		return nil, invalid("malformed")
 	}
 	payload, err := signed.Verify(public)
 	if err != nil {
-		return "", time.Time{}, invalid("InvalidSignature")
+		return nil, invalid("InvalidSignature")
 	}
-	id, expires, err := i.check(payload, now)
-	if err != nil {
-		return "", time.Time{}, err
-	}
-	i.cache.Put(key, 0, id, expires)
-	return id, expires, nil
-}
-
-func (i *Issuer) check(payload []byte, now time.Time) (string, time.Time, error) {
 	var c claims
 	if err := json.Unmarshal(payload, &c); err != nil {
-		return "", time.Time{}, invalid("malformed claims")
+		return nil, invalid("malformed claims")
 	}
 	switch {
 	case c.Issuer != i.issuer:
-		return "", time.Time{}, invalid("InvalidIssuer")
+		return nil, invalid("InvalidIssuer")
 	case c.Audience != i.issuer:
-		return "", time.Time{}, invalid("InvalidAudience")
+		return nil, invalid("InvalidAudience")
 	case c.Expires == nil || *c.Expires < 0 || *c.Expires > maxSeconds:
-		return "", time.Time{}, invalid("no valid exp")
+		return nil, invalid("no valid exp")
+	case c.IssuedAt < 0 || c.IssuedAt > maxSeconds:
+		return nil, invalid("no valid iat")
 	case !validID(c.SandboxID) || c.Subject != subjectPrefix+c.SandboxID:
-		return "", time.Time{}, invalid("InvalidSubject")
-	case *c.Expires == 0:
-		return c.SandboxID, time.Time{}, nil
+		return nil, invalid("InvalidSubject")
 	}
-	expires := time.Unix(*c.Expires, 0)
-	if now.After(expires.Add(leeway)) {
-		return "", time.Time{}, fault.New(fault.Unauthenticated, ReasonExpired, "invalid token: ExpiredSignature").
-			WithNext("restart the sandbox; its supervisor did not renew the token in time")
-	}
-	return c.SandboxID, expires, nil
+	return &principal.Principal{
+		Kind: principal.Sandbox, SandboxID: c.SandboxID, Source: principal.SourceToken,
+		Issued: timeOf(c.IssuedAt), Expires: timeOf(*c.Expires),
+	}, nil
 }
 
-// KeySet returns the public keys as a JWKS document. The caller must not change it.
-func (i *Issuer) KeySet() []byte { return i.keySet }
+// timeOf reads a claim in which 0, as an absent one, means none.
+func timeOf(seconds int64) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0)
+}
 
 // Name returns the issuer's name, which is also the audience: "openshell-gateway:" and the gateway's id.
 func (i *Issuer) Name() string { return i.issuer }
@@ -228,14 +298,18 @@ func invalid(what string) error {
 func isExtension(h header) bool { return strings.EqualFold(h.Type, typExtension) }
 
 func parseHeader(token string) (header, bool) {
-	var h header
 	if len(token) > maxToken || strings.Count(token, ".") != 2 {
-		return h, false
+		return header{}, false
 	}
 	encoded, _, _ := strings.Cut(token, ".")
+	return decodeHeader(encoded)
+}
+
+func decodeHeader(encoded string) (header, bool) {
+	var h header
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
 	if err != nil || json.Unmarshal(raw, &h) != nil {
-		return h, false
+		return header{}, false
 	}
 	return h, true
 }

@@ -180,11 +180,11 @@ func TestExpiryHasSixtySecondsOfLeeway(t *testing.T) {
 			c := newClock()
 			issuer := open(t, "", time.Hour, c.Now)
 			token, expires := mint(t, issuer)
-			if _, _, err := issuer.Verify(token); err != nil { // now in the cache, which must not outlive it
+			if _, err := issuer.Verify(token, false); err != nil { // now in the cache, which must not outlive it
 				t.Fatal(err)
 			}
 			c.Set(expires.Add(tc.past))
-			_, _, err := issuer.Verify(token)
+			_, err := issuer.Verify(token, false)
 			if tc.ok && err != nil {
 				t.Errorf("refused: %v", err)
 			}
@@ -207,9 +207,9 @@ func TestZeroLifeNeverExpires(t *testing.T) {
 		t.Errorf("exp %v, want 0", exp)
 	}
 	c.Set(c.Now().AddDate(50, 0, 0))
-	id, expires, err := issuer.Verify(token)
-	if err != nil || id != sandboxID || !expires.IsZero() {
-		t.Errorf("got %q, %v, %v", id, expires, err)
+	p, err := issuer.Verify(token, false)
+	if err != nil || p.SandboxID != sandboxID || !p.Expires.IsZero() {
+		t.Errorf("got %+v, %v", p, err)
 	}
 }
 
@@ -256,7 +256,7 @@ func TestVerifyRefuses(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			_, _, err := issuer.Verify(tc.token)
+			_, err := issuer.Verify(tc.token, false)
 			if !fault.Is(err, fault.Unauthenticated) || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want Unauthenticated with %q", err, tc.want)
 			}
@@ -303,7 +303,7 @@ func TestKeysSurviveARestartAndRotate(t *testing.T) {
 	}
 
 	again := open(t, dir, time.Hour, nil)
-	if _, _, err := again.Verify(old); err != nil {
+	if _, err := again.Verify(old, false); err != nil {
 		t.Errorf("token of before the restart: %v", err)
 	}
 
@@ -323,7 +323,7 @@ func TestKeysSurviveARestartAndRotate(t *testing.T) {
 		t.Error("the old key still signs")
 	}
 	for _, tok := range []string{old, token} {
-		if _, _, err := rotated.Verify(tok); err != nil {
+		if _, err := rotated.Verify(tok, false); err != nil {
 			t.Errorf("after rotation: %v", err)
 		}
 	}
@@ -337,7 +337,9 @@ func TestOpenRefusesWhatOthersCanReadOrCannotBeUsed(t *testing.T) {
 		want string
 	}{
 		{"open directory", func(t *testing.T, dir string) { t.Helper(); chmod(t, dir, 0o755) }, "open to other users"},
-		{"readable key", func(t *testing.T, dir string) { t.Helper(); chmod(t, filepath.Join(dir, "0001.pem"), 0o640) }, "open to other users"},
+		{"key that others read", func(t *testing.T, dir string) { t.Helper(); chmod(t, filepath.Join(dir, "0001.pem"), 0o644) }, "open to other users"},
+		{"key that a group writes", func(t *testing.T, dir string) { t.Helper(); chmod(t, filepath.Join(dir, "0001.pem"), 0o660) }, "open to other users"},
+		{"directory that a group writes", func(t *testing.T, dir string) { t.Helper(); chmod(t, dir, 0o770) }, "open to other users"},
 		{"broken key", func(t *testing.T, dir string) {
 			t.Helper()
 			if err := os.WriteFile(filepath.Join(dir, "0002.pem"), []byte("half a k"), 0o600); err != nil {
@@ -419,8 +421,8 @@ func FuzzVerify(f *testing.F) {
 	f.Add("eyJhbGciOiJub25lIn0.e30.")
 	f.Fuzz(func(t *testing.T, s string) {
 		issuer.Recognizes(s)
-		if id, _, err := issuer.Verify(s); err == nil && id != sandboxID {
-			t.Errorf("%q verified as %q", s, id)
+		if p, err := issuer.Verify(s, false); err == nil && p.SandboxID != sandboxID {
+			t.Errorf("%q verified as %q", s, p.SandboxID)
 		}
 	})
 }
@@ -436,7 +438,7 @@ func BenchmarkVerifyCached(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := issuer.Verify(token); err != nil {
+		if _, err := issuer.Verify(token, false); err != nil {
 			b.Fatal(err)
 		}
 	}
