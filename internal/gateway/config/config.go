@@ -1,228 +1,233 @@
 // Package config reads the gateway's settings: command line, then environment, then configuration file, then
 // default, the order of the reference gateways. Every flag and variable of both 0.0.x generations is accepted; one
-// that has no effect here is reported, never ignored in silence.
+// that has no effect here is reported, never ignored in silence. One table of settings makes flags, help, file keys,
+// checks, the JSON schema and the documents. The package starts nothing and reads no key or certificate.
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 )
 
-// Parse reads args (without the program's name), the environment and the configuration file.
+// Parse reads args (without the program's name), the environment and the configuration file. Its error is ErrHelp or
+// Problems, which has everything that is wrong.
 func Parse(args []string, env func(string) (string, bool)) (*Config, error) {
-	v, err := load(args, env)
-	if err != nil {
+	c, problems, err := Check(args, env)
+	switch {
+	case err != nil:
 		return nil, err
+	case len(problems) > 0:
+		return nil, problems
 	}
-	c := &Config{
-		LogLevel: level(v.text("log-level")), DatabaseURL: v.text("db-url"),
-		ShutdownGrace: time.Duration(v.number("shutdown-grace-secs")) * time.Second,
-		OIDC: OIDC{
-			Issuer: v.text("oidc-issuer"), Audience: v.text("oidc-audience"), DiscoveryURL: v.text("oidc-discovery-url"),
-			KeysTTL: time.Duration(v.number("oidc-jwks-ttl")) * time.Second, RolesClaim: v.text("oidc-roles-claim"),
-			ScopesClaim: v.text("oidc-scopes-claim"), AdminRole: v.text("oidc-admin-role"), UserRole: v.text("oidc-user-role"),
-			AllowMissingAudience: v.flag("oidc-allow-missing-audience"),
-		},
-		Auth: Auth{AllowUnauthenticated: v.flag("allow-unauthenticated-users")},
-		Sandbox: SandboxIdentity{
-			KeyDir: v.text("sandbox-key-dir"), GatewayID: v.text("gateway-id"),
-			TTL: time.Duration(v.number("sandbox-token-ttl-secs")) * time.Second,
-		},
-		Drivers: Drivers{CredentialsSocket: v.text("credentials-driver-socket"), ComputeSocket: v.text("compute-driver-socket")},
-	}
-	err = errors.Join(
-		c.listen(v), c.tls(v), c.database(env), c.drivers(v), c.checkOIDC(v), c.secret(v),
-	)
-	if err != nil {
-		return nil, err
-	}
-	c.Warnings = append(c.Warnings, v.unused()...)
 	return c, nil
 }
 
-// level maps the reference's finest level to the finest there is.
-func level(name string) string {
-	if strings.EqualFold(name, "trace") {
-		return "debug"
+// Check is Parse for those who want the warnings beside the problems. The configuration is to be used only if there
+// are no problems. The error is ErrHelp or nil.
+func Check(args []string, env func(string) (string, bool)) (*Config, Problems, error) {
+	v, err := load(args, env)
+	if problems, ok := err.(Problems); ok { //nolint:errorlint // reason: load returns it as it is
+		return &Config{}, problems, nil
 	}
-	return name
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &Config{}
+	c.listen(v)
+	c.database(v)
+	c.drivers(v)
+	c.issuers(v)
+	c.authorization(v)
+	c.tls(v)
+	c.open(v)
+	c.sandbox(v)
+	c.kubernetes(v)
+	c.edge(v)
+	c.limits(v)
+	c.audit(v)
+	v.reportUnused()
+	c.File = v.text("config")
+	c.Warnings = v.warnings
+	c.entries = entriesOf(v, c)
+	return c, v.problems, nil
 }
 
-func (c *Config) listen(v *values) error {
+func (c *Config) listen(v *values) {
+	c.LogLevel = strings.ToLower(v.text("log-level"))
+	if c.LogLevel == "trace" {
+		c.LogLevel = "debug"
+	}
+	c.ShutdownGrace = time.Duration(v.number("shutdown-grace-secs")) * time.Second
 	ip, err := netip.ParseAddr(v.text("bind-address"))
 	if err != nil {
-		return fmt.Errorf("--bind-address must be an IP address, got %q", v.text("bind-address"))
+		v.fail("bind-address", "must be an IP address, got \"\"", "write an address such as 127.0.0.1")
+		ip = netip.IPv6Unspecified()
 	}
-	port, health, metrics := v.number("port"), v.number("health-port"), v.number("metrics-port")
-	for name, p := range map[string]int{"port": port, "health-port": health, "metrics-port": metrics} {
-		if p < 0 || p > 65535 {
-			return fmt.Errorf("--%s must be between 0 and 65535, got %d", name, p)
-		}
+	c.Listen = Listen{
+		Address: netip.AddrPortFrom(ip, uint16(v.number("port"))), FastPath: !v.flag("disable-fast-path"),
+		Health:  sideAddress(v, "health-port", "health-bind-address", ip),
+		Metrics: sideAddress(v, "metrics-port", "metrics-bind-address", ip),
 	}
+	main, health, metrics := c.Listen.Address.Port(), c.Listen.Health.Port(), c.Listen.Metrics.Port()
 	switch {
-	case health != 0 && health == port:
-		return errors.New("--port and --health-port must be different")
-	case metrics != 0 && metrics == port:
-		return errors.New("--port and --metrics-port must be different")
+	case health != 0 && health == main:
+		v.fail("health-port", "--port and --health-port must be different", "choose another")
+	case metrics != 0 && metrics == main:
+		v.fail("metrics-port", "--port and --metrics-port must be different", "choose another")
 	case metrics != 0 && metrics == health:
-		return errors.New("--health-port and --metrics-port must be different")
+		v.fail("metrics-port", "--health-port and --metrics-port must be different", "choose another")
 	}
-	c.Listen = Listen{Address: netip.AddrPortFrom(ip, uint16(port)), FastPath: !v.flag("disable-fast-path")}
-	if c.Listen.Health, err = sideAddress(v, "health-port", "health-bind-address", ip, health); err != nil {
-		return err
-	}
-	c.Listen.Metrics, err = sideAddress(v, "metrics-port", "metrics-bind-address", ip, metrics)
-	return err
 }
 
 // sideAddress follows the reference: a port given by flag or variable wins with the main IP, then the file's full
 // address, then off.
-func sideAddress(v *values, portName, addrName string, ip netip.Addr, port int) (netip.AddrPort, error) {
+func sideAddress(v *values, portName, addrName string, ip netip.Addr) netip.AddrPort {
 	if v.set(portName) || v.text(addrName) == "" {
+		port := uint16(v.number(portName))
 		if port == 0 {
-			return netip.AddrPort{}, nil
+			return netip.AddrPort{}
 		}
-		return netip.AddrPortFrom(ip, uint16(port)), nil
+		v.derive(addrName, netip.AddrPortFrom(ip, port).String(), "from "+v.said(portName))
+		return netip.AddrPortFrom(ip, port)
 	}
 	a, err := netip.ParseAddrPort(v.text(addrName))
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%s must be ip:port, got %q", addrName, v.text(addrName))
+		return netip.AddrPort{} // Already a problem.
 	}
-	return a, nil
+	v.derive(portName, fmt.Sprint(a.Port()), "from "+v.said(addrName))
+	return a
 }
 
-func (c *Config) tls(v *values) error {
-	cert, key, ca := v.text("tls-cert"), v.text("tls-key"), v.text("tls-client-ca")
-	if v.flag("disable-tls") {
-		if ca != "" {
-			return errors.New("--disable-tls and --tls-client-ca are mutually exclusive")
-		}
-		if !c.Listen.Address.Addr().IsLoopback() {
-			c.Warnings = append(c.Warnings, "--disable-tls: bearer tokens cross the network in clear text unless a proxy in front ends TLS")
-		}
-		return nil
-	}
-	switch {
-	case cert == "":
-		return errors.New("--tls-cert is required when TLS is enabled; pass --tls-cert and --tls-key, or --disable-tls")
-	case key == "":
-		return errors.New("--tls-key is required when TLS is enabled")
-	}
-	c.TLS = TLS{
-		Certificate: cert, Key: key, ClientCA: ca,
-		RequireClient: ca != "" && c.OIDC.Issuer == "" && !v.flag("disable-gateway-auth"),
-	}
-	return nil
-}
-
-func (c *Config) database(env func(string) (string, bool)) error {
+func (c *Config) database(v *values) {
+	c.DatabaseURL = v.text("db-url")
 	if c.DatabaseURL == "" {
-		dir, err := stateHome(env)
+		dir, err := stateHome(v.env)
 		if err != nil {
-			return fmt.Errorf("--db-url is not set and no state directory can be found: %w", err)
+			v.fail("db-url", fmt.Sprintf("--db-url is not set and no state directory can be found: %v", err), "set --db-url")
+			return
 		}
 		c.DatabaseURL = "sqlite:" + filepath.Join(dir, "openshell", "gateway", "openshell.db")
+		v.derive("db-url", c.DatabaseURL, "the state directory")
 	}
 	path, ok := strings.CutPrefix(c.DatabaseURL, "sqlite:")
 	if !ok {
-		return fmt.Errorf("unsupported database URL scheme in --db-url; only sqlite: is served by this version")
+		v.fail("db-url", "unsupported database URL scheme in --db-url; only sqlite: is served by this version", "write sqlite:PATH")
+		return
 	}
 	path, _, _ = strings.Cut(strings.TrimPrefix(path, "//"), "?")
-	if path != "" && path != ":memory:" {
-		c.StateDir = filepath.Dir(path)
-		if c.Sandbox.KeyDir == "" {
-			c.Sandbox.KeyDir = filepath.Join(c.StateDir, "sandbox-keys")
-		}
-	} else {
-		c.Warnings = append(c.Warnings, "the database is in memory: everything is lost when the gateway stops")
+	if path == "" || path == ":memory:" {
+		v.warn("the database is in memory: everything is lost when the gateway stops")
+		return
 	}
-	return nil
+	c.StateDir = filepath.Dir(path)
+	v.derive("sandbox-key-dir", filepath.Join(c.StateDir, "sandbox-keys"), "beside the database")
+	v.derive("audit-dir", filepath.Join(c.StateDir, "audit"), "beside the database")
 }
 
-func (c *Config) drivers(v *values) error {
-	var names []string
-	for n := range strings.SplitSeq(v.text("drivers"), ",") {
-		if n = strings.ToLower(strings.TrimSpace(n)); n != "" {
-			names = append(names, n)
+func (c *Config) drivers(v *values) {
+	names := v.list("drivers")
+	c.Drivers = Drivers{CredentialsSocket: v.text("credentials-driver-socket"), ComputeSocket: v.text("compute-driver-socket")}
+	for _, name := range []string{"compute-driver-socket", "credentials-driver-socket"} {
+		if v.set(name) && v.text(name) == "" {
+			v.fail(name, "--"+name+" must not be an empty path", "name the socket or leave it out")
+			return
 		}
 	}
 	switch {
 	case len(names) > 1:
-		return fmt.Errorf("multiple compute drivers are not supported yet; configured drivers: %s", strings.Join(names, ","))
-	case v.set("compute-driver-socket") && c.Drivers.ComputeSocket == "":
-		return errors.New("--compute-driver-socket must not be an empty path")
-	case v.set("credentials-driver-socket") && c.Drivers.CredentialsSocket == "":
-		return errors.New("--credentials-driver-socket must not be an empty path")
+		v.fail("drivers", "multiple compute drivers are not supported yet; configured drivers: "+strings.Join(names, ","), "name one")
+		return
 	case len(names) == 0 && c.Drivers.ComputeSocket != "":
-		return errors.New("--compute-driver-socket requires --drivers, for example --drivers external")
+		v.fail("compute-driver-socket", "--compute-driver-socket requires --drivers", "add a name, for example --drivers external")
+		return
 	case len(names) == 0:
-		return errors.New("no compute driver configured and auto-detection found no suitable one: " +
+		v.fail("drivers", "no compute driver configured and auto-detection found no suitable one",
 			"start a driver such as sallyport-driver-process and pass --drivers external --compute-driver-socket PATH")
+		return
 	}
-	c.Drivers.Name = names[0]
-	if strings.Trim(c.Drivers.Name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-		return fmt.Errorf("unsupported compute driver '%s'", c.Drivers.Name)
+	c.Drivers.Name = strings.ToLower(names[0])
+	if strings.Trim(c.Drivers.Name, dnsLetters) != "" {
+		v.fail("drivers", fmt.Sprintf("unsupported compute driver '%s'", c.Drivers.Name), "use letters, digits, hyphens and underscores")
+		return
 	}
 	if c.Drivers.ComputeSocket == "" {
-		c.Drivers.ComputeSocket = v.driverSocket(c.Drivers.Name)
+		c.Drivers.ComputeSocket = v.sockets[c.Drivers.Name]
+		v.derive("compute-driver-socket", c.Drivers.ComputeSocket, joined("openshell.drivers", c.Drivers.Name)+".socket_path")
 	}
 	if c.Drivers.ComputeSocket == "" {
-		return fmt.Errorf("remote compute driver '%s' requires socket_path: pass --compute-driver-socket PATH", c.Drivers.Name)
+		v.fail("compute-driver-socket", fmt.Sprintf("remote compute driver '%s' requires socket_path", c.Drivers.Name), "pass --compute-driver-socket PATH")
 	}
-	return nil
 }
 
-func (c *Config) checkOIDC(v *values) error {
-	if v.set("oidc-issuer") && c.OIDC.Issuer == "" {
-		return errors.New("--oidc-issuer must not be empty; leave it out to run without OIDC")
-	}
-	if (c.OIDC.AdminRole == "") != (c.OIDC.UserRole == "") {
-		return errors.New("OIDC RBAC misconfiguration: --oidc-admin-role and --oidc-user-role must both be set, or both be empty for authentication only")
-	}
-	if c.OIDC.AdminRole == "" && c.OIDC.Issuer != "" {
-		c.Warnings = append(c.Warnings, "both OIDC role names are empty: every signed-in user is an administrator")
-	}
-	if c.OIDC.Issuer == "" {
-		if !c.Auth.AllowUnauthenticated {
-			c.Warnings = append(c.Warnings, "no --oidc-issuer: every user call is refused; pass --allow-unauthenticated-users for a development gateway")
-		}
-		return nil
-	}
-	if c.OIDC.AllowMissingAudience {
-		c.Warnings = append(c.Warnings, "--oidc-allow-missing-audience: tokens made for other services of the issuer are accepted if they name no audience")
-	}
-	return nil
-}
-
-func (c *Config) secret(v *values) error {
-	secret := v.text("ssh-handshake-secret")
-	if !v.flag("allow-shared-sandbox-secret") {
-		if secret != "" {
-			c.Warnings = append(c.Warnings, "--ssh-handshake-secret has no effect without --allow-shared-sandbox-secret: every sandbox has an identity of its own")
-		}
-	} else {
-		if len(secret) < 16 {
-			return errors.New("--allow-shared-sandbox-secret needs --ssh-handshake-secret with at least 16 characters")
-		}
-		c.Auth.SharedSecret = secret
-		c.Warnings = append(c.Warnings, "--allow-shared-sandbox-secret: supervisors that know only the shared secret are served; any sandbox that holds it can act for another, and whoever reaches the port can open the session of a sandbox whose id it knows")
-	}
+// open is what lets callers in without a token.
+func (c *Config) open(v *values) {
+	c.Auth.AllowUnauthenticated = v.flag("allow-unauthenticated-users")
 	if c.Auth.AllowUnauthenticated {
-		c.Warnings = append(c.Warnings, "--allow-unauthenticated-users: every caller without a token is an administrator")
+		v.warn("--allow-unauthenticated-users: every caller without a token is an administrator")
 		if !c.Listen.Address.Addr().IsLoopback() && !c.TLS.RequireClient {
-			return errors.New("--allow-unauthenticated-users is refused on an address that others can reach; bind to 127.0.0.1, or require client certificates with --tls-client-ca")
+			v.fail("allow-unauthenticated-users", "--allow-unauthenticated-users is refused on an address that others can reach", "bind to 127.0.0.1, or require client certificates with --tls-client-ca")
 		}
 	}
-	if v.flag("enable-mtls-auth") {
-		return errors.New("--enable-mtls-auth is not built yet; see docs/status.md")
+	c.MTLS = MTLSAuth{Enabled: v.flag("enable-mtls-auth"), DefaultRoles: v.list("mtls-default-roles")}
+	switch {
+	case !c.MTLS.Enabled:
+		if v.set("mtls-default-roles") {
+			v.warn("%s has no effect without --enable-mtls-auth", v.said("mtls-default-roles"))
+		}
+	case v.flag("disable-tls"):
+		v.fail("enable-mtls-auth", "client certificates need TLS, and it is disabled", "remove --disable-tls or --enable-mtls-auth")
+	case c.TLS.Certificate != "" && c.TLS.ClientCA == "":
+		v.fail("enable-mtls-auth", "no authority of client certificates is named", "pass --tls-client-ca")
+	case c.Drivers.Name == "kubernetes":
+		v.fail("enable-mtls-auth", "refused with the driver kubernetes, whose sandboxes hold such a certificate", "use an OIDC issuer for people")
+	case c.Authorization.Tenant != "":
+		v.warn("--enable-mtls-auth: a certificate names no tenant; whoever holds one counts as of %q", c.Authorization.Tenant)
 	}
-	return nil
+	if len(c.Issuers) == 0 && !c.Auth.AllowUnauthenticated && !c.MTLS.Enabled {
+		v.warn("no --oidc-issuer: every user call is refused; pass --allow-unauthenticated-users for a development gateway")
+	}
+}
+
+func (c *Config) edge(v *values) {
+	c.Edge = Edge{
+		Connect: v.flag("edge-auth"), Tunnel: v.flag("websocket-tunnel"),
+		AllowedOrigins: v.list("allowed-origins"), AllowedHosts: v.list("allowed-hosts"),
+	}
+	if v.set("allowed-origins") && !c.Edge.Tunnel {
+		v.warn("%s has no effect without --websocket-tunnel", v.said("allowed-origins"))
+	}
+	if c.Edge.Connect && len(c.Edge.AllowedHosts) == 0 && !c.Listen.Address.Addr().IsLoopback() {
+		v.warn("--edge-auth: the page answers under no name but the bound address; name the proxy's in --allowed-hosts")
+	}
+}
+
+func (c *Config) audit(v *values) {
+	c.Audit = Audit{
+		Enabled: v.flag("audit-enabled"), Dir: v.text("audit-dir"), MaxBytes: v.number("audit-max-bytes"),
+		KeepFiles: int(v.number("audit-keep-files")), OTLPEndpoint: v.text("audit-otlp-endpoint"),
+	}
+	if !c.Audit.Enabled {
+		if v.set("audit-otlp-endpoint") {
+			v.warn("%s has no effect: the audit is off", v.said("audit-otlp-endpoint"))
+		}
+		return
+	}
+	if c.Audit.Dir != "" {
+		return
+	}
+	if v.set("audit-enabled") && len(v.problems) == 0 {
+		v.fail("audit-enabled", "there is no folder for the audit log, as the database is in memory", "set --audit-dir")
+		return
+	}
+	v.warn("the audit is off: the database is in memory and there is no --audit-dir")
+	c.Audit.Enabled = false
+	v.derive("audit-enabled", "false", "no folder for it")
 }
 
 // Endpoint is how the gateway is reached on this machine.
@@ -234,16 +239,26 @@ func (c *Config) Endpoint() string {
 	return scheme + "://" + net.JoinHostPort(c.Listen.Address.Addr().String(), fmt.Sprint(c.Listen.Address.Port()))
 }
 
-func stateHome(env func(string) (string, bool)) (string, error) {
-	if dir, ok := env("XDG_STATE_HOME"); ok && filepath.IsAbs(dir) {
-		return dir, nil
+// loopbackURL says whether a URL points to this machine.
+func loopbackURL(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil {
+		return false
 	}
-	home, ok := env("HOME")
-	if !ok || home == "" {
-		var err error
-		if home, err = os.UserHomeDir(); err != nil {
-			return "", err
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || (err == nil && ip.IsLoopback())
+}
+
+// present counts the files that exist. Another failure than absence is a problem of its own.
+func (v *values) present(name string, files []string) int {
+	n := 0
+	for _, f := range files {
+		switch _, err := os.Stat(f); {
+		case err == nil:
+			n++
+		case !os.IsNotExist(err):
+			v.fail(name, fmt.Sprintf("look for %s: %v", f, err), "let the gateway's user read it")
 		}
 	}
-	return filepath.Join(home, ".local", "state"), nil
+	return n
 }

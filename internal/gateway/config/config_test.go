@@ -82,7 +82,7 @@ func TestRefusals(t *testing.T) {
 		"short shared secret":      {nil, with("--allow-shared-sandbox-secret", "--ssh-handshake-secret", "short"), "at least 16"},
 		"no secret":                {nil, with("--allow-shared-sandbox-secret"), "at least 16"},
 		"open to the network":      {nil, with("--allow-unauthenticated-users", "--bind-address", "0.0.0.0"), "is refused on an address that others can reach"},
-		"mTLS users":               {nil, with("--enable-mtls-auth"), "not built yet"},
+		"mTLS users":               {nil, with("--enable-mtls-auth"), "need TLS"},
 		"unknown flag":             {nil, with("--no-such-flag"), "unknown flag"},
 		"stray word":               {nil, with("word"), "unexpected argument"},
 		"address is a name":        {nil, with("--bind-address", "localhost"), "must be an IP address"},
@@ -106,7 +106,7 @@ func TestFile(t *testing.T) {
 		"database URL":  {"[openshell.gateway]\ndatabase_url = 'x'\n", "is not allowed in the gateway config file"},
 		"newer version": {"[openshell]\nversion = 2\n", "unsupported gateway config version"},
 		"no TOML":       {"[openshell\n", ":1:"},
-		"wrong type":    {"[openshell.gateway.oidc]\nissuer = [1]\n", "must be a list of strings"},
+		"wrong type":    {"[openshell.gateway.oidc]\nissuer = [1]\n", ":2:1: openshell.gateway.oidc.issuer: must be a string"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

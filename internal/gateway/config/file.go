@@ -1,163 +1,244 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"slices"
 	"strings"
-
-	"github.com/pelletier/go-toml/v2"
 )
 
-// maxFile bounds the configuration file in bytes.
-const maxFile = 1 << 20
-
-// document is what the configuration file held beyond plain settings.
-type document struct {
-	sockets map[string]string
-	unused  []string
-}
-
-// knownUnused are keys of the reference's file that this version accepts and reports.
-var knownUnused = []string{
-	"gateway.credential_drivers", "gateway.default_credential_driver", "gateway.credential_storage",
-	"gateway.ssh_session_ttl_secs", "gateway.policy_validation_failure_mode", "gateway.provider_profile_sources",
-	"gateway.default_image", "gateway.supervisor_image", "gateway.service_account_name", "gateway.enable_user_namespaces",
-	"gateway.sa_token_ttl_secs", "gateway.guest_tls_ca", "gateway.guest_tls_cert", "gateway.guest_tls_key",
-	"gateway.tls.require_client_auth", "gateway.tls.external_cert_path", "gateway.tls.external_key_path",
-	"gateway.tls.external_server_names", "gateway.gateway_jwt.signing_key_path", "gateway.gateway_jwt.public_key_path",
-	"gateway.gateway_jwt.kid_path", "gateway.otlp", "gateway.interceptors", "supervisor", "credential_drivers", "drivers",
-}
-
-func (v *values) layerFile(env func(string) (string, bool)) error {
-	path, explicit := v.configPath(env)
-	if !explicit {
+// layerFile reads the configuration file; unknown keys are problems that name themselves. What it returns makes the
+// rest pointless.
+func (v *values) layerFile() *Problem {
+	path := v.configPath()
+	if path == "" {
 		return nil
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("read the configuration file: %w", err)
+	t, problem := readTree(path)
+	if problem != nil {
+		return problem
 	}
-	if info.Size() > maxFile {
-		return fmt.Errorf("%s: larger than %d bytes", path, maxFile)
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read the configuration file: %w", err)
-	}
-	return v.decode(path, raw)
-}
-
-// decode reads the file's tree; unknown keys are errors that name themselves.
-func (v *values) decode(path string, raw []byte) error {
-	var tree struct {
-		OpenShell map[string]any `toml:"openshell"`
-	}
-	if err := toml.Unmarshal(raw, &tree); err != nil {
-		if d, ok := errors.AsType[*toml.DecodeError](err); ok {
-			line, column := d.Position()
-			return fmt.Errorf("%s:%d:%d: %s", path, line, column, d.Error())
+	v.tree = t
+	for _, key := range sortedKeys(t.root) {
+		if key != "openshell" {
+			v.failAt(joined("", key), "unknown key", `everything is written below "openshell", as in [openshell.gateway]`)
 		}
-		return fmt.Errorf("%s: %w", path, err)
 	}
-	root := tree.OpenShell
+	root, ok := t.root["openshell"].(map[string]any)
+	if !ok {
+		if t.root["openshell"] != nil {
+			v.failAt("openshell", "must be a table", "write [openshell.gateway]")
+		}
+		return nil
+	}
 	if version, ok := root["version"]; ok {
-		if n, isInt := version.(int64); !isInt || n > 1 {
-			return fmt.Errorf("%s: unsupported gateway config version %v; this version reads 1", path, version)
+		if n, isInt := version.(int64); !isInt || n > 1 || n < 0 {
+			return t.problem("openshell.version", fmt.Sprintf("unsupported gateway config version %v", version), "write 1, which is what this version reads")
 		}
 		delete(root, "version")
 	}
-	v.file.sockets = map[string]string{}
-	flat := map[string]any{}
-	flatten("", root, flat)
-	for _, key := range sortedKeys(flat) {
-		if err := v.fileKey(path, key, flat[key]); err != nil {
-			return err
-		}
-	}
+	v.table("openshell", root)
 	return nil
 }
 
-func (v *values) fileKey(path, key string, value any) error {
-	origin := path + " [openshell." + key + "]"
-	for _, s := range settings {
-		if s.file == key {
-			text, err := scalar(value)
-			if err != nil {
-				return fmt.Errorf("%s: %w", origin, err)
-			}
-			v.put(s, text, origin)
-			return nil
-		}
+// table reads the keys of a table that holds settings.
+func (v *values) table(path string, m map[string]any) {
+	for _, key := range sortedKeys(m) {
+		v.fileKey(joined(path, key), key, m[key])
 	}
-	switch {
-	case key == "gateway.database_url":
-		return fmt.Errorf("%s: database_url is not allowed in the gateway config file; set OPENSHELL_DB_URL", path)
-	case key == "gateway.bind_address":
-		a, err := netip.ParseAddrPort(fmt.Sprint(value))
-		if err != nil {
-			return fmt.Errorf("%s must be ip:port, got %q", origin, value)
-		}
-		v.put(setting{flag: "bind-address"}, a.Addr().String(), origin)
-		v.put(setting{flag: "port"}, fmt.Sprint(a.Port()), origin)
-		return nil
-	case strings.HasPrefix(key, "drivers.") && strings.HasSuffix(key, ".socket_path"):
-		v.file.sockets[strings.TrimSuffix(strings.TrimPrefix(key, "drivers."), ".socket_path")] = fmt.Sprint(value)
-		return nil
-	}
-	for _, known := range knownUnused {
-		if key == known || strings.HasPrefix(key, known+".") {
-			v.file.unused = append(v.file.unused, origin+" has no effect in this version; see docs/status.md")
-			return nil
-		}
-	}
-	return fmt.Errorf("%s: unknown key %q", path, "openshell."+key)
 }
 
-func (v *values) driverSocket(name string) string { return v.file.sockets[name] }
+func (v *values) fileKey(path, key string, value any) {
+	name := strings.TrimPrefix(path, "openshell.")
+	inner, isTable := value.(map[string]any)
+	switch {
+	case name == "gateway.bind_address":
+		v.bindAddress(path, value)
+	case v.setting(path, name, value):
+	case name == "gateway.database_url":
+		v.failAt(path, "database_url is not allowed in the gateway config file", "set OPENSHELL_DB_URL")
+	case name == "gateway.oidc.issuers":
+		v.issuerList(path, value)
+	case isIssuerOnly(name):
+		// Read by defaultIssuer.
+	case name == "drivers" && isTable:
+		v.drivers(path, inner)
+	case isUnused(name):
+		line, _ := v.tree.position(path)
+		v.warn("%s:%d [%s] has no effect in this version; see docs/status.md", v.tree.path, line, path)
+	case isTable && isPrefix(name):
+		v.table(path, inner)
+	default:
+		v.unknown(path, key, strings.TrimSuffix(name, key))
+	}
+}
 
-func flatten(prefix string, in map[string]any, out map[string]any) {
-	for k, value := range in {
-		key := k
-		if prefix != "" {
-			key = prefix + "." + k
-		}
-		if m, ok := value.(map[string]any); ok {
-			flatten(key, m, out)
+// setting reads a key of the table of settings; it says whether the key is one.
+func (v *values) setting(path, name string, value any) bool {
+	for _, s := range settings {
+		if s.file != name {
 			continue
 		}
-		out[key] = value
-	}
-}
-
-func scalar(value any) (string, error) {
-	switch x := value.(type) {
-	case string:
-		return x, nil
-	case bool, int64:
-		return fmt.Sprint(x), nil
-	case []any:
-		var parts []string
-		for _, p := range x {
-			s, ok := p.(string)
-			if !ok {
-				return "", fmt.Errorf("must be a list of strings")
-			}
-			parts = append(parts, s)
+		text, expected := scalar(s.kind, value)
+		if expected != "" {
+			v.failAt(path, "must be "+expected, "")
+			return true
 		}
-		return strings.Join(parts, ","), nil
-	default:
-		return "", fmt.Errorf("must be a string, number, boolean or list of strings")
+		line, _ := v.tree.position(path)
+		v.put(s.name, text, origin{layer: LayerFile, text: fmt.Sprintf("%s:%d", v.tree.path, line), path: path})
+		return true
+	}
+	return false
+}
+
+func (v *values) bindAddress(path string, value any) {
+	written, _ := value.(string)
+	a, err := netip.ParseAddrPort(written)
+	if err != nil {
+		v.failAt(path, fmt.Sprintf("must be ip:port, got %q", fmt.Sprint(value)), `write an IP address and a port, such as "127.0.0.1:17670"`)
+		return
+	}
+	line, _ := v.tree.position(path)
+	o := origin{layer: LayerFile, text: fmt.Sprintf("%s:%d", v.tree.path, line), path: path}
+	v.put("bind-address", a.Addr().String(), o)
+	v.put("port", fmt.Sprint(a.Port()), o)
+}
+
+// drivers reads the sockets out of the drivers' tables, whose other keys are for the drivers.
+func (v *values) drivers(path string, m map[string]any) {
+	for _, name := range sortedKeys(m) {
+		at := joined(path, name)
+		driver, ok := m[name].(map[string]any)
+		if !ok {
+			v.failAt(at, "must be a table", fmt.Sprintf("write [%s]", at))
+			continue
+		}
+		for _, key := range sortedKeys(driver) {
+			at := joined(at, key)
+			if key != "socket_path" {
+				line, _ := v.tree.position(at)
+				v.warn("%s:%d [%s] has no effect: drivers read their own settings", v.tree.path, line, at)
+				continue
+			}
+			socket, ok := driver[key].(string)
+			if !ok || socket == "" {
+				v.failAt(at, "must be the path of a Unix socket", "")
+				continue
+			}
+			v.sockets[name] = socket
+		}
 	}
 }
 
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+func (v *values) issuerList(path string, value any) {
+	list, ok := value.([]any)
+	for _, e := range list {
+		_, isTable := e.(map[string]any)
+		ok = ok && isTable
 	}
-	slices.Sort(keys)
+	if !ok {
+		v.failAt(path, "must be a list of tables", "write [[openshell.gateway.oidc.issuers]] before each")
+		return
+	}
+	if len(list) > maxIssuers {
+		v.failAt(path, fmt.Sprintf("%d issuers are more than %d", len(list), maxIssuers), "")
+		return
+	}
+	v.issuers = list
+}
+
+// unknown tells of a key that nobody knows, with the one that was probably meant.
+func (v *values) unknown(path, key, parent string) {
+	var known []string
+	for _, k := range fileKeys() {
+		if rest, ok := strings.CutPrefix(k, parent); ok {
+			first, _, _ := strings.Cut(rest, ".")
+			known = append(known, first)
+		}
+	}
+	remedy := "remove it; `sallyport-gateway config schema` has every key"
+	if meant := closest(key, known); meant != "" {
+		remedy = fmt.Sprintf("did you mean %q?", meant)
+	}
+	v.failAt(path, "unknown key "+quoted(path), remedy)
+}
+
+// fileKeys are all keys of the file, below "openshell.".
+func fileKeys() []string {
+	keys := append([]string{"version", "gateway.oidc.issuers", "drivers"}, unusedKeys...)
+	for _, s := range settings {
+		if s.file != "" {
+			keys = append(keys, s.file)
+		}
+	}
+	for _, f := range issuerFields {
+		if !f.alone {
+			keys = append(keys, "gateway.oidc."+f.key)
+		}
+	}
 	return keys
+}
+
+// isPrefix says whether a table of this name holds settings.
+func isPrefix(name string) bool {
+	for _, k := range fileKeys() {
+		if strings.HasPrefix(k, name+".") {
+			return true
+		}
+	}
+	return false
+}
+
+func isUnused(name string) bool {
+	for _, known := range unusedKeys {
+		if name == known {
+			return true
+		}
+	}
+	return false
+}
+
+// scalar turns a value of the file into the text that a flag would have. expected is not empty when it is of another
+// kind.
+func scalar(k kind, value any) (text, expected string) {
+	switch k {
+	case number:
+		if n, ok := value.(int64); ok {
+			return fmt.Sprint(n), ""
+		}
+		return "", "a whole number, without quotes"
+	case boolean:
+		if b, ok := value.(bool); ok {
+			return fmt.Sprint(b), ""
+		}
+		return "", "true or false, without quotes"
+	case list:
+		if s, ok := value.(string); ok {
+			return s, ""
+		}
+		words, ok := wordList(value)
+		if !ok {
+			return "", "a list of strings"
+		}
+		for _, w := range words {
+			if strings.Contains(w, ",") {
+				return "", "a list of strings without commas in them"
+			}
+		}
+		return strings.Join(words, ","), ""
+	default:
+		if s, ok := value.(string); ok {
+			return s, ""
+		}
+		return "", "a string, in quotes"
+	}
+}
+
+func wordList(value any) ([]string, bool) {
+	elements, ok := value.([]any)
+	words := make([]string, len(elements))
+	for i, e := range elements {
+		word, isText := e.(string)
+		words[i], ok = word, ok && isText
+	}
+	return words, ok
 }

@@ -11,9 +11,7 @@ type Config struct {
 	File   string
 	Listen Listen
 	TLS    TLS
-	// OIDC is the issuer of the single-issuer flags, as Issuers has it too.
-	//
-	// Deprecated: use Issuers and Authorization.
+	// OIDC is the issuer of the single-issuer flags, which Issuers has too, and the role names of Authorization.
 	OIDC OIDC
 	// Issuers are the identity providers of people and machines; no two have the same name or issuer. The one that the
 	// single-issuer flags configure is named DefaultIssuer and comes first.
@@ -36,6 +34,8 @@ type Config struct {
 	ShutdownGrace time.Duration
 	// Warnings are lines to print at start: settings without effect, insecure choices.
 	Warnings []string
+
+	entries []inForce
 }
 
 // Listen says where the gateway answers.
