@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4/json"
+	"github.com/google/go-cmp/cmp"
+
+	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/principal"
 )
 
 // FuzzClaims reads any claims as if a key of the issuer had signed them, with any claim paths.
@@ -20,11 +24,17 @@ func FuzzClaims(f *testing.F) {
 		if len(roles) > 100 || len(scopes) > 100 || json.Unmarshal([]byte(document), &claims) != nil {
 			return
 		}
-		v := &Verifier{issuer: "https://i.test", audience: "a", rolesClaim: roles, scopesClaim: scopes}
-		p, err := v.principalOf(claims, now)
+		rules, err := NewRules([]Issuer{{
+			Name: "i", URL: "https://i.test", Audiences: []string{"a"}, RolesClaim: roles, ScopesClaim: scopes,
+		}})
+		if err != nil {
+			return
+		}
+		p, err := rules.order[0].decide(claims, now, nil)
 		if (p == nil) == (err == nil) {
 			t.Fatalf("got %v and %v", p, err)
 		}
+		explain(t, rules, claims, now, p, err)
 		if err != nil {
 			return
 		}
@@ -37,11 +47,32 @@ func FuzzClaims(f *testing.F) {
 	})
 }
 
+// explain checks that an explanation never disagrees with the decision, nor does one about what is remembered.
+func explain(t *testing.T, rules *Rules, claims map[string]any, now time.Time, p *principal.Principal, err error) {
+	t.Helper()
+	claims["iss"] = "https://i.test"
+	for _, c := range []map[string]any{claims, rules.keep.of(claims)} {
+		explained, steps, why := rules.Evaluate(c, now)
+		if diff := cmp.Diff(p, explained); diff != "" || fault.From(err).Reason != fault.From(why).Reason {
+			t.Errorf("decided %v, explained %v (-decided +explained):\n%s", err, why, diff)
+		}
+		last := steps[len(steps)-1]
+		if (last.Outcome == Refused) != (why != nil) || len(steps) > maxSteps+1 {
+			t.Errorf("%d steps end with %+v, the outcome is %v", len(steps), last, why)
+		}
+		for _, step := range steps {
+			if len(step.Found) > maxShown || strings.Contains(step.Found, "eyJ") && strings.Contains(step.Found, ".e") {
+				t.Errorf("step shows %q", step.Found)
+			}
+		}
+	}
+}
+
 func FuzzScopes(f *testing.F) {
 	f.Add("openid sandbox:read")
 	f.Add("\u00a0a\t b  offline_access")
 	f.Fuzz(func(t *testing.T, claim string) {
-		for _, s := range scopesOf(claim) {
+		for _, s := range scopesIn(claim) {
 			if standardScopes[s] || s == "" || strings.ContainsAny(s, " \t\n") {
 				t.Errorf("%q has the scope %q", claim, s)
 			}

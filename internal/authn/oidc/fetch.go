@@ -20,6 +20,8 @@ import (
 
 const (
 	fetchTimeout = 10 * time.Second
+	// minMaxAge is how long keys serve at least after the provider was last heard.
+	minMaxAge    = 24 * time.Hour
 	maxDocument  = 512 << 10
 	maxRedirects = 3
 	maxKeys      = 256
@@ -42,15 +44,7 @@ func newClient(given *http.Client) *http.Client {
 		*client = *given
 	}
 	if client.Transport == nil {
-		client.Transport = &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			ForceAttemptHTTP2:      true,
-			MaxIdleConns:           2,
-			IdleConnTimeout:        30 * time.Second,
-			TLSHandshakeTimeout:    fetchTimeout,
-			ResponseHeaderTimeout:  fetchTimeout,
-			MaxResponseHeaderBytes: 64 << 10,
-		}
+		client.Transport = newTransport()
 	}
 	client.Jar = nil
 	client.CheckRedirect = func(next *http.Request, via []*http.Request) error {
@@ -65,14 +59,26 @@ func newClient(given *http.Client) *http.Client {
 	return client
 }
 
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           2,
+		IdleConnTimeout:        30 * time.Second,
+		TLSHandshakeTimeout:    fetchTimeout,
+		ResponseHeaderTimeout:  fetchTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+}
+
 // get reads a JSON document of bounded size.
-func (v *Verifier) get(ctx context.Context, address string, into any) error {
+func (s *source) get(ctx context.Context, address string, into any) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
 		return err
 	}
 	request.Header.Set("Accept", "application/json")
-	response, err := v.client.Do(request)
+	response, err := s.client.Do(request)
 	if err != nil {
 		return err
 	}
@@ -94,22 +100,22 @@ func (v *Verifier) get(ctx context.Context, address string, into any) error {
 }
 
 // discover returns where the provider publishes its keys.
-func (v *Verifier) discover(ctx context.Context) (string, error) {
+func (s *source) discover(ctx context.Context) (string, error) {
 	var document struct {
 		Issuer  string `json:"issuer"`
 		JWKSURI string `json:"jwks_uri"`
 	}
-	if err := v.get(ctx, v.discovery, &document); err != nil {
+	if err := s.get(ctx, s.discovery, &document); err != nil {
 		return "", fmt.Errorf("fetch OIDC discovery document: %w", err)
 	}
-	if trimSlashes(document.Issuer) != v.issuer {
+	if trimSlashes(document.Issuer) != s.issuer {
 		return "", fmt.Errorf("OIDC discovery issuer mismatch: %s describes %q, configured is %q",
-			v.discovery, document.Issuer, v.issuer)
+			s.discovery, document.Issuer, s.issuer)
 	}
 	if err := checkURL(document.JWKSURI); err != nil {
 		return "", fmt.Errorf("read OIDC discovery document: jwks_uri: %w", err)
 	}
-	if strings.HasPrefix(v.discovery, "https:") && !isHTTPS(document.JWKSURI) {
+	if strings.HasPrefix(s.discovery, "https:") && !isHTTPS(document.JWKSURI) {
 		return "", errors.New("read OIDC discovery document: jwks_uri is not https although discovery is")
 	}
 	return document.JWKSURI, nil
@@ -122,11 +128,11 @@ func isHTTPS(address string) bool {
 
 // fetchKeys reads a key set. Keys that cannot verify a token are passed over; a set without any key that can is an
 // error.
-func (v *Verifier) fetchKeys(ctx context.Context, address string) (map[string][]publicKey, error) {
+func (s *source) fetchKeys(ctx context.Context, address string) (map[string][]publicKey, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := v.get(ctx, address, &document); err != nil {
+	if err := s.get(ctx, address, &document); err != nil {
 		return nil, fmt.Errorf("fetch OIDC keys: %w", err)
 	}
 	if len(document.Keys) > maxKeys {

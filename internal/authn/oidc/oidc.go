@@ -1,6 +1,6 @@
-// Package oidc verifies the access tokens of one OpenID Connect issuer. It owns the issuer's keys: finding,
-// refreshing and keeping them while the provider is away. It must not know what the roles and scopes it finds
-// permit, nor how a token came in.
+// Package oidc verifies the access tokens of OpenID Connect issuers, several at once. It owns their keys: finding,
+// refreshing and keeping them while a provider is away. It decides by the claims who is admitted as whom, and can say
+// how it decided. It must not know what the roles and scopes it finds permit, nor how a token came in.
 package oidc
 
 import (
@@ -9,229 +9,241 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"sallyport.dev/sallyport/internal/authn/tokencache"
+	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
-)
-
-// Defaults of a Config.
-const (
-	DefaultRolesClaim = "realm_access.roles"
-	DefaultJWKSTTL    = time.Hour
 )
 
 const (
 	// leeway is how far the clocks of provider and gateway may differ.
 	leeway = 60 * time.Second
-	// minMaxAge is how long keys serve at least after the provider was last heard.
-	minMaxAge = 24 * time.Hour
 	// cacheSize is the number of verified tokens that are remembered.
 	cacheSize = 20_000
 )
 
-// Config describes an issuer.
-type Config struct {
-	// Issuer is the provider's name, an absolute URL; a trailing slash does not matter.
-	Issuer string
-	// Audience must be among the audiences of a token.
-	Audience string
-	// DiscoveryURL is where the discovery document is if not under Issuer, such as an address inside a cluster.
-	DiscoveryURL string
-	// RolesClaim is the dot path of the claim with the user's roles; empty means DefaultRolesClaim.
-	RolesClaim string
-	// ScopesClaim is the dot path of the claim with the token's scopes; empty means that scopes are not used.
-	ScopesClaim string
-	// JWKSTTL is how often keys are fetched anew, at most every ten seconds; 0 means DefaultJWKSTTL.
-	JWKSTTL time.Duration
-	// AllowMissingAudience accepts tokens without any "aud", which some realms issue. Every client of the
-	// provider can then obtain a token for the gateway.
-	AllowMissingAudience bool
-	// HTTPClient reaches the provider; nil means a client with the system's trust store. Redirects to other
-	// hosts and endless answers are refused whichever client is given.
+// Options are what the issuers share. The zero value is usable.
+type Options struct {
+	// HTTPClient reaches the providers that have no CA file of their own; nil means a client with the system's trust
+	// store. Redirects to other hosts and endless answers are refused whichever client is given.
 	HTTPClient *http.Client
-	// Logger is told when keys change and when the provider is away; nil discards.
+	// Logger is told when keys change and when a provider is away; nil discards.
 	Logger *slog.Logger
+	// Observer counts; nil counts nothing.
+	Observer Observer
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// Verifier verifies tokens. It is safe for concurrent use.
-type Verifier struct {
-	issuer       string
-	discovery    string
-	audience     string
-	rolesClaim   string
-	scopesClaim  string
-	allowNoAud   bool
-	ttl          time.Duration
-	maxAge       time.Duration
-	client       *http.Client
-	log          *slog.Logger
-	now          func() time.Time
-	cache        *tokencache.Cache[*principal.Principal]
-	keys         atomic.Pointer[keySet]
-	mu           sync.Mutex // guards what follows
-	inFlight     *fetch
-	lastDemanded time.Time
-	misses       map[string]time.Time
-	jwksURI      string
-	lastErr      error
+// Issuers verifies tokens of a set of issuers that can be replaced while it works. It is safe for concurrent use.
+type Issuers struct {
+	options Options
+	cache   *tokencache.Cache[verified]
+	seen    *memory
+	state   atomic.Pointer[state]
+
+	replacing sync.Mutex    // held by whoever changes state
+	poked     chan struct{} // tells Run that state changed
 }
 
-// New returns a verifier that has no keys yet; Run fetches them. It refuses a configuration that could never
-// accept a token, or would accept too many.
-func New(c Config) (*Verifier, error) {
-	v := &Verifier{
-		issuer:      trimSlashes(c.Issuer),
-		audience:    c.Audience,
-		rolesClaim:  c.RolesClaim,
-		scopesClaim: c.ScopesClaim,
-		allowNoAud:  c.AllowMissingAudience,
-		ttl:         c.JWKSTTL,
-		log:         c.Logger,
-		now:         c.Now,
-		cache:       tokencache.New[*principal.Principal](cacheSize),
-		misses:      map[string]time.Time{},
-	}
-	if err := checkURL(v.issuer); err != nil {
-		return nil, fmt.Errorf("set up OIDC: issuer: %w", err)
-	}
-	v.discovery = c.DiscoveryURL
-	if v.discovery == "" {
-		v.discovery = v.issuer + "/.well-known/openid-configuration"
-	}
-	if err := checkURL(v.discovery); err != nil {
-		return nil, fmt.Errorf("set up OIDC: discovery URL: %w", err)
-	}
-	if v.audience == "" {
-		return nil, errors.New("set up OIDC: the audience is empty")
-	}
-	if v.ttl < 0 {
-		return nil, fmt.Errorf("set up OIDC: negative life of keys %s", v.ttl)
-	}
-	if v.ttl == 0 {
-		v.ttl = DefaultJWKSTTL
-	}
-	v.ttl = max(v.ttl, demandInterval)
-	v.maxAge = max(minMaxAge, 2*v.ttl)
-	if v.rolesClaim == "" {
-		v.rolesClaim = DefaultRolesClaim
-	}
-	if v.now == nil {
-		v.now = time.Now
-	}
-	if v.log == nil {
-		v.log = slog.New(slog.DiscardHandler)
-	}
-	v.client = newClient(c.HTTPClient)
-	v.log = v.log.With("issuer", v.issuer)
-	return v, nil
+// state is one configuration in force. It is immutable.
+type state struct {
+	// epoch counts the configurations; what was decided under another one is decided again.
+	epoch uint64
+	rules *Rules
+	// issuers are the ones of rules, by name in "iss".
+	issuers map[string]*issuer
 }
 
-// Issuer returns the issuer's name without trailing slashes, as principals carry it.
-func (v *Verifier) Issuer() string { return v.issuer }
+// issuer joins what decides about one issuer's tokens.
+type issuer struct {
+	*policy
 
-// Ready tells why tokens cannot be verified right now: no keys yet, or keys too old to be trusted. It is nil while
-// keys serve, also when the provider is away.
-func (v *Verifier) Ready() error {
-	set := v.keys.Load()
-	if v.usable(set, v.now()) {
-		return nil
+	optional bool
+	keys     *source
+}
+
+// verified is what a token was found to be, and by which keys.
+type verified struct {
+	principal  *principal.Principal
+	keys       *source
+	generation uint64
+}
+
+// NewIssuers returns a set of issuers that have no keys yet; Run fetches them. It refuses a configuration that could never
+// accept a token, or would accept too many. No issuer at all accepts none.
+func NewIssuers(issuers []Issuer, o Options) (*Issuers, error) {
+	if o.Now == nil {
+		o.Now = time.Now
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	cause := v.lastErr
-	if cause == nil {
-		cause = errors.New("not fetched yet")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if set == nil {
-		return fmt.Errorf("no keys of %s: %w", v.issuer, cause)
+	if o.Observer == nil {
+		o.Observer = unobserved{}
 	}
-	return fmt.Errorf("keys of %s are older than %s: %w", v.issuer, v.maxAge, cause)
+	s := &Issuers{
+		options: o, cache: tokencache.New[verified](cacheSize), seen: newMemory(), poked: make(chan struct{}, 1),
+	}
+	if err := s.Replace(issuers); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Known returns the user of a token that was verified before and is remembered. It costs one hash, verifies nothing and
+// asks nobody. The principal is shared by all calls with the token and must not be changed.
+func (s *Issuers) Known(token string) (*principal.Principal, bool) {
+	v, ok := s.remembered(tokencache.KeyOf(token), s.state.Load(), s.options.Now())
+	return v.principal, ok
+}
+
+func (s *Issuers) remembered(key tokencache.Key, st *state, now time.Time) (verified, bool) {
+	v, _, ok := s.cache.Get(key, st.epoch, now)
+	if !ok {
+		return verified{}, false
+	}
+	if set := v.keys.keys.Load(); !v.keys.usable(set, now) || set.generation != v.generation {
+		return verified{}, false
+	}
+	return v, true
 }
 
 // Verify returns the user that an access token speaks for. The principal is shared by all calls with the token and
 // must not be changed. Errors are faults: Unauthenticated for a token that is not to be believed, Unavailable when
 // there are no keys to tell.
-func (v *Verifier) Verify(ctx context.Context, token string) (*principal.Principal, error) {
-	now := v.now()
-	key := tokencache.KeyOf(token)
-	if set := v.keys.Load(); v.usable(set, now) {
-		if p, _, ok := v.cache.Get(key, set.generation, now); ok {
-			return p, nil
-		}
+func (s *Issuers) Verify(ctx context.Context, token string) (*principal.Principal, error) {
+	st, now, key := s.state.Load(), s.options.Now(), tokencache.KeyOf(token)
+	if v, ok := s.remembered(key, st, now); ok {
+		s.options.Observer.Verified(v.keys.name, ResultRemembered)
+		return v.principal, nil
 	}
+	from, p, err := s.verify(ctx, token, key, st, now)
+	name, result := UnknownIssuer, ResultAccepted
+	if from != nil {
+		name = from.name
+	}
+	if err != nil {
+		result = fault.From(err).Reason
+	}
+	s.options.Observer.Verified(name, result)
+	return p, err
+}
+
+func (s *Issuers) verify(ctx context.Context, token string, key tokencache.Key, st *state, now time.Time) (*issuer, *principal.Principal, error) {
 	t, err := parse(token)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	// The issuer decides whose keys are tried. A token of somebody else must not make us fetch any.
-	if !v.issuedHere(t.claims) {
-		return nil, v.errIssuer()
+	// The issuer decides whose keys are tried: two providers may publish the same key. A token of somebody else must not
+	// make us fetch any.
+	from := st.issuers[issuerOf(t.claims)]
+	if from == nil {
+		return nil, nil, st.rules.errIssuer()
 	}
-	set, candidates, err := v.keysFor(ctx, t, now)
+	if err := from.checkAlgorithm(t.algorithm); err != nil {
+		return from, nil, err
+	}
+	set, candidates, err := from.keysFor(ctx, t, now)
 	if err != nil {
-		return nil, err
+		return from, nil, err
 	}
 	if err := t.verify(candidates); err != nil {
-		return nil, err
+		return from, nil, err
 	}
-	p, err := v.principalOf(t.claims, now)
+	p, err := from.decide(t.claims, now, nil)
+	s.seen.note(st.rules, t.claims, now, err)
 	if err != nil {
-		return nil, err
+		return from, nil, err
 	}
-	v.cache.Put(key, set.generation, p, p.Expires)
-	return p, nil
+	if now.Before(p.Expires) {
+		s.cache.Put(key, st.epoch, verified{principal: p, keys: from.keys, generation: set.generation}, p.Expires)
+	}
+	return from, p, nil
 }
 
 // keysFor returns the keys that may have signed the token, and asks the provider once if there is none.
-func (v *Verifier) keysFor(ctx context.Context, t *token, now time.Time) (*keySet, []publicKey, error) {
-	set := v.keys.Load()
-	if v.usable(set, now) {
+func (i *issuer) keysFor(ctx context.Context, t *token, now time.Time) (*keySet, []publicKey, error) {
+	set := i.keys.keys.Load()
+	if i.keys.usable(set, now) {
 		if keys, known := set.keys[t.keyID]; known {
-			return accepting(set, keys, t.algorithm)
+			accepted, err := accepting(keys, t.algorithm)
+			return set, accepted, err
 		}
 		// A token that would be refused anyway is not worth a question to the provider, and its holder is
 		// helped more by that reason.
-		if _, err := v.principalOf(t.claims, now); err != nil {
+		if _, err := i.decide(t.claims, now, nil); err != nil {
 			return nil, nil, err
 		}
 	}
-	if err := v.demand(ctx, t.keyID); err != nil {
+	if err := i.keys.demand(ctx, t.keyID); err != nil {
 		return nil, nil, err
 	}
-	set = v.keys.Load()
-	if !v.usable(set, v.now()) {
-		return nil, nil, v.errNoKeys()
+	set = i.keys.keys.Load()
+	if !i.keys.usable(set, i.keys.now()) {
+		return nil, nil, i.keys.errNoKeys()
 	}
 	keys, known := set.keys[t.keyID]
 	if !known {
 		return nil, nil, errUnknownKey()
 	}
-	return accepting(set, keys, t.algorithm)
+	accepted, err := accepting(keys, t.algorithm)
+	return set, accepted, err
 }
 
-// usable tells whether a key set may still be trusted.
-func (v *Verifier) usable(set *keySet, now time.Time) bool {
-	return set != nil && now.Sub(set.confirmed) <= v.maxAge
+// Status is how one issuer fares.
+type Status struct {
+	Name, Issuer string
+	// Optional issuers do not hold up readiness.
+	Optional bool
+	// NotReady tells why tokens of the issuer cannot be verified right now: no keys yet, or keys too old to be trusted.
+	// It is nil while keys serve, also when the provider is away. It is for operators, not for callers.
+	NotReady error
+	// LastFailure is why the last fetch failed, nil if it did not.
+	LastFailure error
+	// Keys is the number of keys that serve; Confirmed is when the provider last said that these are its keys, zero if
+	// never. The age of the keys is the time since.
+	Keys      int
+	Confirmed time.Time
 }
 
-func trimSlashes(s string) string { return strings.TrimRight(s, "/") }
-
-func checkURL(s string) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return errors.New("not a URL")
-	case u.Scheme != "https" && u.Scheme != "http":
-		return errors.New("not an absolute http or https URL")
-	case u.Host == "" || u.User != nil || u.Fragment != "":
-		return errors.New("a URL with a host and without user or fragment is needed")
+// Status returns how every issuer fares, in the order of the configuration.
+func (s *Issuers) Status() []Status {
+	st := s.state.Load()
+	all := make([]Status, 0, len(st.rules.order))
+	for _, p := range st.rules.order {
+		i := st.issuers[p.issuer]
+		status := i.keys.status()
+		status.Optional = i.optional
+		all = append(all, status)
 	}
-	return nil
+	return all
+}
+
+// Ready tells which issuers cannot verify tokens right now and why; optional ones do not count.
+func (s *Issuers) Ready() error {
+	var errs []error
+	for _, status := range s.Status() {
+		if status.NotReady != nil && !status.Optional {
+			errs = append(errs, fmt.Errorf("issuer %s: %w", status.Name, status.NotReady))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func errUnknownKey() error {
+	return invalid(ReasonUnknownKey, "unknown signing key").
+		WithNext("%s; if that does not help, the provider signs with a key it does not publish", nextSignIn)
+}
+
+func (s *source) errNoKeys() error {
+	s.mu.Lock()
+	cause := s.lastErr
+	s.mu.Unlock()
+	return fault.Wrap(cause, fault.Unavailable, ReasonKeysMissing,
+		"OIDC key refresh failed: the gateway has no usable keys of the identity provider").
+		WithNext("try again shortly; if it lasts, have the operator check that the gateway reaches the provider")
 }

@@ -58,6 +58,8 @@ func TestPrincipalOfAToken(t *testing.T) {
 		"realm_access": oidctest.Roles("openshell-user", "openshell-admin"),
 		"scope":        "openid profile sandbox:read  email sandbox:write offline_access",
 		"exp":          exp,
+		"iat":          exp - 3600,
+		"sid":          "session-1",
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +68,7 @@ func TestPrincipalOfAToken(t *testing.T) {
 		Kind: principal.User, Subject: "alice-id", DisplayName: "alice", Issuer: idp.URL,
 		Provider: principal.ProviderOIDC, Tenant: oidctest.Audience,
 		Roles: []string{"openshell-user", "openshell-admin"}, Scopes: []string{"sandbox:read", "sandbox:write"},
-		Expires: time.Unix(exp, 0),
+		SessionID: "session-1", Issued: time.Unix(exp-3600, 0), Expires: time.Unix(exp, 0),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -2,6 +2,8 @@ package oidc
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -16,6 +18,8 @@ const (
 	maxMisses = 1024
 	// maxWait is how long a call waits for a fetch; one that takes longer serves later calls.
 	maxWait = 5 * time.Second
+	// maxWaiting bounds the calls that wait for one issuer's fetch.
+	maxWaiting = 1024
 	// Pauses between attempts while the provider is away.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
@@ -27,12 +31,12 @@ type fetch struct {
 	err  error
 }
 
-// Run keeps the keys fresh until ctx ends; then it returns nil. It starts without the provider and waits for it.
-func (v *Verifier) Run(ctx context.Context) error {
+// run keeps the keys fresh until ctx ends. It starts without the provider and waits for it.
+func (s *source) run(ctx context.Context) {
 	retry := firstRetry
 	for {
-		pause := jitter(v.ttl)
-		if err := v.refresh(ctx, true); err != nil {
+		pause := jitter(s.ttl)
+		if err := s.refresh(ctx, true); err != nil {
 			pause = min(jitter(retry), pause)
 			retry = min(2*retry, lastRetry)
 		} else {
@@ -42,7 +46,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil
+			return
 		case <-timer.C:
 		}
 	}
@@ -54,19 +58,17 @@ func jitter(d time.Duration) time.Duration {
 }
 
 // demand fetches keys because of a token with an unknown key, unless the budget for that is used up; then it does
-// nothing. The answer is in v.keys.
-func (v *Verifier) demand(ctx context.Context, keyID string) error {
-	running, allowed := v.admit(keyID)
-	if running == nil && !allowed {
-		return nil
+// nothing. The answer is in s.keys.
+func (s *source) demand(ctx context.Context, keyID string) error {
+	running, own, err := s.admit(ctx, keyID)
+	if running == nil || err != nil {
+		return err
 	}
-	// A fetch that was under way already may have read the keys before this one was published, so that only one's
-	// own fetch proves that the provider does not know it.
-	own := running == nil
-	// The provider's failure is not the caller's error: the keys there are decide.
-	if own {
-		running = v.begin(context.WithoutCancel(ctx), false)
-	}
+	defer func() {
+		s.mu.Lock()
+		s.waiting--
+		s.mu.Unlock()
+	}()
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
 	select {
@@ -78,46 +80,62 @@ func (v *Verifier) demand(ctx context.Context, keyID string) error {
 			"OIDC key refresh failed: the call ended before the identity provider answered").
 			WithNext("try again shortly")
 	}
-	if set := v.keys.Load(); own && running.err == nil && set != nil && set.keys[keyID] == nil {
-		v.miss(keyID)
+	// The provider's failure is not the caller's error: the keys there are decide. A fetch that was under way already
+	// may have read the keys before this one was published, so that only one's own fetch proves that the provider does
+	// not know it.
+	if set := s.keys.Load(); own && running.err == nil && set != nil && set.keys[keyID] == nil {
+		s.miss(keyID)
 	}
 	return nil
 }
 
-// admit returns the fetch that is running already, or whether a new one may start now.
-func (v *Verifier) admit(keyID string) (running *fetch, allowed bool) {
-	now := v.now()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if missed, ok := v.misses[keyID]; ok && now.Sub(missed) < missFor {
-		return nil, false
+// admit returns the fetch to wait for, and whether it was started for this call. It is none where the provider was asked
+// a short while ago, and an error where too many calls wait already.
+func (s *source) admit(ctx context.Context, keyID string) (running *fetch, own bool, err error) {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if missed, ok := s.misses[keyID]; ok && now.Sub(missed) < missFor {
+		return nil, false, nil
 	}
-	if v.inFlight != nil {
-		return v.inFlight, false
+	running = s.inFlight
+	if running == nil {
+		if !s.lastDemanded.IsZero() && now.Sub(s.lastDemanded) < demandInterval {
+			return nil, false, nil
+		}
+		s.lastDemanded = now
+		// The fetch outlives the call: others wait for it too.
+		running, own = s.start(context.WithoutCancel(ctx), false), true
 	}
-	if !v.lastDemanded.IsZero() && now.Sub(v.lastDemanded) < demandInterval {
-		return nil, false
+	if s.waiting >= maxWaiting {
+		return nil, false, fault.New(fault.Unavailable, ReasonKeysMissing,
+			"OIDC key refresh failed: too many calls wait for the identity provider").WithNext("try again shortly")
 	}
-	v.lastDemanded = now
-	return nil, true
+	s.waiting++
+	return running, own, nil
 }
 
-func (v *Verifier) miss(keyID string) {
+func (s *source) miss(keyID string) {
 	if len(keyID) > 256 {
 		return // Too long to be remembered; the interval bounds it all the same.
 	}
-	now := v.now()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if len(v.misses) >= maxMisses {
-		clear(v.misses)
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.misses) >= maxMisses {
+		clear(s.misses)
 	}
-	v.misses[keyID] = now
+	s.misses[keyID] = now
 }
 
 // refresh fetches the keys, or waits for the fetch that is running.
-func (v *Verifier) refresh(ctx context.Context, rediscover bool) error {
-	running := v.begin(ctx, rediscover)
+func (s *source) refresh(ctx context.Context, rediscover bool) error {
+	s.mu.Lock()
+	running := s.inFlight
+	if running == nil {
+		running = s.start(ctx, rediscover)
+	}
+	s.mu.Unlock()
 	select {
 	case <-running.done:
 		return running.err
@@ -126,26 +144,21 @@ func (v *Verifier) refresh(ctx context.Context, rediscover bool) error {
 	}
 }
 
-// begin starts a fetch unless one is running.
-func (v *Verifier) begin(ctx context.Context, rediscover bool) *fetch {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.inFlight != nil {
-		return v.inFlight
-	}
+// start starts a fetch. The caller holds s.mu and has seen that none is running.
+func (s *source) start(ctx context.Context, rediscover bool) *fetch {
 	running := &fetch{done: make(chan struct{})}
-	v.inFlight = running
-	address := v.jwksURI
+	s.inFlight = running
+	address := s.jwksURI
 	if rediscover {
 		address = ""
 	}
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 		defer cancel()
-		running.err = v.load(ctx, address)
-		v.mu.Lock()
-		v.inFlight = nil
-		v.mu.Unlock()
+		running.err = s.load(ctx, address)
+		s.mu.Lock()
+		s.inFlight = nil
+		s.mu.Unlock()
 		close(running.done)
 	}()
 	return running
@@ -153,24 +166,29 @@ func (v *Verifier) begin(ctx context.Context, rediscover bool) *fetch {
 
 // load fetches the keys from address, or, if it is empty, from where discovery says. A failure leaves the keys as
 // they are; a set without usable keys is a failure.
-func (v *Verifier) load(ctx context.Context, address string) (err error) {
+func (s *source) load(ctx context.Context, address string) (err error) {
+	result := FetchFailed
 	defer func() {
-		v.mu.Lock()
-		v.lastErr = err
+		s.mu.Lock()
+		s.lastErr = err
 		if err != nil {
-			v.jwksURI = "" // Perhaps the keys moved: discover again next time.
+			s.jwksURI = "" // Perhaps the keys moved: discover again next time.
 		}
-		v.mu.Unlock()
-		if err != nil && ctx.Err() != context.Canceled {
-			v.log.Warn("refreshing OIDC keys failed", "err", err)
+		s.mu.Unlock()
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return
+		}
+		s.observer.KeysFetched(s.name, result)
+		if err != nil {
+			s.log.Warn("refreshing OIDC keys failed", "err", err)
 		}
 	}()
 	if address == "" {
-		if address, err = v.discover(ctx); err != nil {
+		if address, err = s.discover(ctx); err != nil {
 			return err
 		}
 	}
-	keys, err := v.fetchKeys(ctx, address)
+	keys, err := s.fetchKeys(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -178,8 +196,14 @@ func (v *Verifier) load(ctx context.Context, address string) (err error) {
 	if err != nil {
 		return err
 	}
-	next := &keySet{keys: keys, fingerprint: sum, confirmed: v.now()}
-	last := v.keys.Load()
+	result = s.serve(keys, sum, address)
+	return nil
+}
+
+// serve puts fetched keys in force.
+func (s *source) serve(keys map[string][]publicKey, sum [sha256.Size]byte, address string) (result string) {
+	next := &keySet{keys: keys, fingerprint: sum, confirmed: s.now()}
+	last := s.keys.Load()
 	if last != nil {
 		next.generation = last.generation
 	}
@@ -187,16 +211,17 @@ func (v *Verifier) load(ctx context.Context, address string) (err error) {
 	if changed {
 		next.generation++
 	}
-	v.keys.Store(next)
-	v.mu.Lock()
-	v.jwksURI = address
+	s.keys.Store(next)
+	s.mu.Lock()
+	s.jwksURI = address
 	if changed {
-		clear(v.misses)
+		clear(s.misses)
 	}
-	v.mu.Unlock()
-	if changed {
-		v.cache.Clear()
-		v.log.Info("OIDC keys changed", "keys", len(keys), "generation", next.generation)
+	s.mu.Unlock()
+	if !changed {
+		return FetchUnchanged
 	}
-	return nil
+	s.changed(s)
+	s.log.Info("OIDC keys changed", "keys", len(keys), "generation", next.generation)
+	return FetchChanged
 }

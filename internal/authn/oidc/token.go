@@ -27,17 +27,21 @@ var algorithms = []jose.SignatureAlgorithm{
 
 // Stable reasons of refusals.
 const (
-	ReasonMalformed   = "TOKEN_MALFORMED"
-	ReasonAlgorithm   = "TOKEN_ALGORITHM"
-	ReasonNoKeyID     = "TOKEN_KEY_ID_MISSING"
-	ReasonUnknownKey  = "TOKEN_KEY_UNKNOWN"
-	ReasonSignature   = "TOKEN_SIGNATURE"
-	ReasonExpired     = "TOKEN_EXPIRED"
-	ReasonNotYet      = "TOKEN_NOT_YET_VALID"
-	ReasonIssuer      = "TOKEN_ISSUER"
-	ReasonAudience    = "TOKEN_AUDIENCE"
-	ReasonSubject     = "TOKEN_SUBJECT"
-	ReasonKind        = "TOKEN_KIND"
+	ReasonMalformed  = "TOKEN_MALFORMED"
+	ReasonAlgorithm  = "TOKEN_ALGORITHM"
+	ReasonNoKeyID    = "TOKEN_KEY_ID_MISSING"
+	ReasonUnknownKey = "TOKEN_KEY_UNKNOWN"
+	ReasonSignature  = "TOKEN_SIGNATURE"
+	ReasonExpired    = "TOKEN_EXPIRED"
+	ReasonNotYet     = "TOKEN_NOT_YET_VALID"
+	ReasonIssuer     = "TOKEN_ISSUER"
+	ReasonAudience   = "TOKEN_AUDIENCE"
+	ReasonSubject    = "TOKEN_SUBJECT"
+	ReasonKind       = "TOKEN_KIND"
+	// ReasonRequiredClaim refuses who does not have a claim that the issuer's configuration asks for, such as a tenant.
+	ReasonRequiredClaim = "TOKEN_CLAIM_REQUIRED"
+	// ReasonOverage refuses who is in so many groups that the token says only where they could be asked for.
+	ReasonOverage     = "TOKEN_GROUPS_OVERAGE"
 	ReasonKeysMissing = "OIDC_KEYS_UNAVAILABLE"
 )
 
@@ -49,8 +53,8 @@ type token struct {
 	claims    map[string]any
 }
 
-func invalid(reason, what string) *fault.Error {
-	return fault.New(fault.Unauthenticated, reason, "invalid token: %s", what)
+func invalid(reason, what string, args ...any) *fault.Error {
+	return fault.New(fault.Unauthenticated, reason, "invalid token: "+what, args...)
 }
 
 const nextSignIn = "sign in again with `sallyport gateway login`"
@@ -108,7 +112,7 @@ type publicKey struct {
 }
 
 // accepting narrows the keys of one id to those that may be used with the algorithm.
-func accepting(set *keySet, keys []publicKey, alg jose.SignatureAlgorithm) (*keySet, []publicKey, error) {
+func accepting(keys []publicKey, alg jose.SignatureAlgorithm) ([]publicKey, error) {
 	accepted := make([]publicKey, 0, len(keys))
 	for _, key := range keys {
 		if slices.Contains(key.algorithms, alg) {
@@ -116,10 +120,10 @@ func accepting(set *keySet, keys []publicKey, alg jose.SignatureAlgorithm) (*key
 		}
 	}
 	if len(accepted) == 0 {
-		return nil, nil, invalid(ReasonAlgorithm, "InvalidAlgorithm").
+		return nil, invalid(ReasonAlgorithm, "InvalidAlgorithm").
 			WithNext("the signing key is published for another algorithm; check the provider's keys")
 	}
-	return set, accepted, nil
+	return accepted, nil
 }
 
 // algorithmsFor returns what a key of this type, published for declared (empty: anything), may verify. None means

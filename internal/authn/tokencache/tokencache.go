@@ -90,6 +90,20 @@ func (c *Cache[V]) Clear() {
 	}
 }
 
+// DeleteFunc forgets the entries of whose values drop says so.
+func (c *Cache[V]) DeleteFunc(drop func(V) bool) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		for key, e := range s.entries {
+			if drop(e.value) {
+				delete(s.entries, key)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
 // Len returns the number of entries, expired ones that nobody asked for included.
 func (c *Cache[V]) Len() int {
 	n := 0
