@@ -95,6 +95,9 @@ func (c *Chain) Authenticate(ctx context.Context, r *Request) (*principal.Princi
 			return p, err
 		}
 	}
+	if r.KnownOnly {
+		return c.remembered(r, token)
+	}
 	if c.secret != nil {
 		if p, err := c.secret.Authenticate(ctx, r); p != nil || err != nil {
 			return p, err
