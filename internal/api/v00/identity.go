@@ -2,6 +2,7 @@ package v00
 
 import (
 	"context"
+	"time"
 
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/fault"
@@ -41,23 +42,78 @@ func (h identityHandler) GetGatewayInfo(ctx context.Context, _ *openshellpb.GetG
 	return resp, nil
 }
 
-// RefreshSandboxToken gives a sandbox a fresh token for its old one. Credentials for extension services belong to a
-// part of the protocol that is not built.
-func (h identityHandler) RefreshSandboxToken(ctx context.Context, req *openshellpb.RefreshSandboxTokenRequest) (*openshellpb.RefreshSandboxTokenResponse, error) {
+// maxExtensionServices bounds the names in one request, as the contract says.
+const maxExtensionServices = 64
+
+// IssueSandboxToken gives a sandbox its first token for its pod's service account token, which the door has had
+// reviewed.
+func (h identityHandler) IssueSandboxToken(ctx context.Context, _ *openshellpb.IssueSandboxTokenRequest) (*openshellpb.IssueSandboxTokenResponse, error) {
 	p := principal.From(ctx)
-	switch {
-	case p.Kind != principal.Sandbox || p.Source != principal.SourceToken:
-		return nil, fault.New(fault.PermissionDenied, "TOKEN_REQUIRED", "only a sandbox token can be refreshed; use IssueSandboxToken for bootstrap")
-	case len(req.ExtensionServiceNames) > 0:
-		return nil, fault.New(fault.FailedPrecondition, "EXTENSION_SERVICES", "extension services are not configured on this gateway").
-			WithNext("refresh without extension_service_names")
+	if p.Kind != principal.Sandbox || p.Source != principal.SourceServiceAccount {
+		return nil, fault.New(fault.PermissionDenied, "SERVICE_ACCOUNT_REQUIRED",
+			"only a pod's service account token can be exchanged; use RefreshSandboxToken").
+			WithNext("renew a sandbox token with RefreshSandboxToken")
 	}
-	if _, err := h.svc.Sandboxes.ByID(p.SandboxID); err != nil {
+	token, expires, err := h.mint(p.SandboxID)
+	if err != nil {
 		return nil, err
 	}
-	token, expires, err := h.svc.Tokens.Mint(p.SandboxID)
+	return &openshellpb.IssueSandboxTokenResponse{Token: token, ExpiresAtMs: millis(expires)}, nil
+}
+
+// RefreshSandboxToken gives a sandbox a fresh token for its old one, which may have expired while the gateway was
+// away. Credentials for extension services belong to a part of the protocol that is not built.
+func (h identityHandler) RefreshSandboxToken(ctx context.Context, req *openshellpb.RefreshSandboxTokenRequest) (*openshellpb.RefreshSandboxTokenResponse, error) {
+	p := principal.From(ctx)
+	if p.Kind != principal.Sandbox || p.Source != principal.SourceToken && p.Source != principal.SourceExpiredToken {
+		return nil, fault.New(fault.PermissionDenied, "TOKEN_REQUIRED",
+			"only a sandbox token can be refreshed; use IssueSandboxToken for bootstrap").
+			WithNext("exchange a service account token with IssueSandboxToken")
+	}
+	if err := checkExtensionServices(req.ExtensionServiceNames); err != nil {
+		return nil, err
+	}
+	token, expires, err := h.mint(p.SandboxID)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "SANDBOX_TOKEN_MINT", "sandbox identity cannot be minted").WithNext("retry")
+		return nil, err
 	}
 	return &openshellpb.RefreshSandboxTokenResponse{Token: token, ExpiresAtMs: millis(expires)}, nil
+}
+
+// mint makes a token for a sandbox that exists.
+func (h identityHandler) mint(sandboxID string) (string, time.Time, error) {
+	if h.svc.Tokens == nil {
+		return "", time.Time{}, fault.New(fault.Unavailable, "SANDBOX_TOKEN_MINT", "sandbox JWT minting is not configured").
+			WithNext("ask the gateway's operator for sandbox keys")
+	}
+	if _, err := h.svc.Sandboxes.ByID(sandboxID); err != nil {
+		return "", time.Time{}, err
+	}
+	token, expires, err := h.svc.Tokens.Mint(sandboxID)
+	if err != nil {
+		return "", time.Time{}, fault.Wrap(err, fault.Unavailable, "SANDBOX_TOKEN_MINT", "sandbox identity cannot be minted").WithNext("retry")
+	}
+	return token, expires, nil
+}
+
+// checkExtensionServices refuses every name: first what no gateway accepts, then what this one does not have.
+func checkExtensionServices(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	if len(names) > maxExtensionServices {
+		return fault.New(fault.InvalidArgument, "EXTENSION_SERVICES", "extension_service_names: at most %d names", maxExtensionServices)
+	}
+	seen := map[string]bool{}
+	for _, name := range names {
+		switch {
+		case name == "":
+			return fault.New(fault.InvalidArgument, "EXTENSION_SERVICES", "extension_service_names: a name is empty")
+		case seen[name]:
+			return fault.New(fault.InvalidArgument, "EXTENSION_SERVICES", "extension_service_names: names must be unique")
+		}
+		seen[name] = true
+	}
+	return fault.New(fault.FailedPrecondition, "EXTENSION_SERVICES", "extension services are not configured on this gateway").
+		WithNext("refresh without extension_service_names")
 }

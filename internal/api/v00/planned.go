@@ -27,7 +27,7 @@ const (
 func Planned() map[string]Plan {
 	out := map[string]Plan{}
 	for plan, methods := range map[Plan]string{
-		PlanIdentity:  "IssueSandboxToken CreateWorkspace DeleteWorkspace GetWorkspace ListWorkspaces AddWorkspaceMember RemoveWorkspaceMember ListWorkspaceMembers",
+		PlanIdentity:  "CreateWorkspace DeleteWorkspace GetWorkspace ListWorkspaces AddWorkspaceMember RemoveWorkspaceMember ListWorkspaceMembers",
 		PlanLifecycle: "StopSandbox StartSandbox ListSandboxProviders AttachSandboxProvider DetachSandboxProvider",
 		PlanAccess:    "CreateSshSession RevokeSshSession ForwardTcp ExposeService GetService DeleteService ListServices",
 		PlanProviders: "ListProviderProfiles GetProviderProfile LintProviderProfiles ImportProviderProfiles UpdateProviderProfiles DeleteProviderProfile " +
@@ -42,7 +42,7 @@ func Planned() map[string]Plan {
 	for m := range strings.FieldsSeq("GetInferenceBundle SetClusterInference GetClusterInference SetInferenceRoute GetInferenceRoute DeleteInferenceRoute") {
 		out["/openshell.inference.v1.Inference/"+m] = PlanInference
 	}
-	for m := range strings.FieldsSeq("ExplainAccess PreviewAccess Revoke Restore ListRevocations ListAuditRecords RotateSandboxKeys") {
+	for m := range strings.FieldsSeq("ExplainAccess PreviewAccess Revoke Restore ListRevocations ListAuditRecords") {
 		out["/sallyport.v1.Gateway/"+m] = PlanIdentity
 	}
 	return out

@@ -43,6 +43,8 @@ type Services struct {
 	Exec        *exec.Runner
 	Logs        *sandboxlog.Hub
 	Tokens      sandbox.Tokens
+	// Keys sign Tokens; nil cannot be rotated.
+	Keys KeyRing
 	// Healthy tells whether the gateway can do its work; nil means yes.
 	Healthy func() error
 	Version string
