@@ -80,6 +80,7 @@ func (v *values) setting(path, name string, value any) bool {
 		}
 		text, expected := scalar(s.kind, value)
 		if expected != "" {
+			v.failed[s.name] = true
 			v.failAt(path, "must be "+expected, "")
 			return true
 		}

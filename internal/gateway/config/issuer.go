@@ -33,11 +33,10 @@ type issuerField struct {
 	like string
 	// alone fields exist in the list only, because [openshell.gateway.oidc] says the same by a setting.
 	alone bool
-	form  func(string) (cause, remedy string)
 }
 
 var issuerFields = []issuerField{
-	{key: "name", alone: true, form: issuerName, usage: "short name in logs, metrics and the audit; required"},
+	{key: "name", alone: true, usage: "short name in logs, metrics and the audit; required"},
 	{key: "issuer", alone: true, like: "oidc-issuer", usage: "what tokens say in `iss`, a URL; required"},
 	{key: "audiences", kind: fieldList, usage: "audiences, of which a token must name one; required in the list"},
 	{key: "algorithms", kind: fieldList, alone: true, like: "oidc-algorithms", usage: "signatures that tokens may have; default all that are built"},
@@ -51,8 +50,9 @@ var issuerFields = []issuerField{
 	{key: "role_map", kind: fieldMap, usage: "for a role of the provider, the roles it stands for here"},
 	{key: "strict_roles", kind: fieldFlag, usage: "drop roles that `role_map` does not name"},
 	{key: "default_roles", kind: fieldList, usage: "roles of every user of this issuer"},
-	{key: "tenant", form: issuerName, usage: "tenant of this issuer's users; with `gateway.tenant` it must be that one"},
+	{key: "tenant", usage: "tenant of this issuer's users; with `gateway.tenant` it must be that one"},
 	{key: "allow_missing_audience", kind: fieldFlag, alone: true, like: "oidc-allow-missing-audience", usage: "INSECURE: accept tokens without audience"},
+	{key: "accept_id_tokens", kind: fieldFlag, alone: true, like: "oidc-accept-id-tokens", usage: "accept tokens that look like ID tokens, as those of Dex do"},
 	{key: "optional", kind: fieldFlag, usage: "readiness does not wait for this issuer"},
 }
 
@@ -64,8 +64,16 @@ func isIssuerOnly(name string) bool {
 
 // issuerName is a form: short and harmless in a metric label.
 func issuerName(value string) (cause, remedy string) {
-	if value == "" || len(value) > 63 || strings.Trim(strings.ToLower(value), dnsLetters+".") != "" {
-		return fmt.Sprintf("not a name: %q", value), "use 1 to 63 letters, digits, dots, hyphens and underscores"
+	if value == "" || len(value) > 63 || value == "unknown" || strings.Trim(strings.ToLower(value), dnsLetters+".") != "" {
+		return fmt.Sprintf("not a name: %q", value), "use 1 to 63 letters, digits, dots, hyphens and underscores, and not \"unknown\""
+	}
+	return "", ""
+}
+
+// notEmpty is a form.
+func notEmpty(value string) (cause, remedy string) {
+	if value == "" {
+		return "must not be empty", ""
 	}
 	return "", ""
 }
@@ -144,15 +152,15 @@ func (e entry) flag(key string) bool {
 	return flag
 }
 
-func (e entry) words(key string) []string {
+func (e entry) words(key string, form func(string) (cause, remedy string)) []string {
 	value, ok := e.m[key]
 	if !ok {
 		return nil
 	}
-	return e.checkWords(joined(e.path, key), value)
+	return e.checkWords(joined(e.path, key), value, form)
 }
 
-func (e entry) checkWords(path string, value any) []string {
+func (e entry) checkWords(path string, value any, form func(string) (cause, remedy string)) []string {
 	words, ok := wordList(value)
 	switch {
 	case !ok:
@@ -163,8 +171,8 @@ func (e entry) checkWords(path string, value any) []string {
 		return nil
 	}
 	for i, w := range words {
-		if w == "" {
-			e.v.failAt(indexed(path, i), "must not be empty", "")
+		if cause, remedy := form(w); cause != "" {
+			e.v.failAt(indexed(path, i), cause, remedy)
 		}
 	}
 	return words
@@ -186,7 +194,7 @@ func (e entry) claims(key string) []RequiredClaim {
 		at := indexed(path, i)
 		m, _ := element.(map[string]any)
 		inner := entry{v: e.v, path: at, m: m}
-		claim, values := inner.text("claim", claimPath), inner.words("values")
+		claim, values := inner.text("claim", claimPath), inner.words("values", notEmpty)
 		if claim == "" || len(values) == 0 || len(m) != 2 {
 			e.v.failAt(at, "must have claim and values, and nothing else", `write { claim = "groups", values = ["engineering"] }`)
 			continue
@@ -209,7 +217,11 @@ func (e entry) roleMap(key string) map[string][]string {
 	}
 	out := map[string][]string{}
 	for _, external := range sortedKeys(m) {
-		out[external] = e.checkWords(joined(path, external), m[external])
+		at := joined(path, external)
+		out[external] = e.checkWords(at, m[external], roleName)
+		if external == "" || len(out[external]) == 0 {
+			e.v.failAt(at, "needs the name of a role and at least one role that it stands for", `write "external role" = ["openshell-user"]`)
+		}
 	}
 	return out
 }
@@ -219,8 +231,8 @@ func (e entry) common(i *Issuer) {
 	i.Required = e.claims("required")
 	i.RoleMap = e.roleMap("role_map")
 	i.StrictRoles = e.flag("strict_roles")
-	i.DefaultRoles = e.words("default_roles")
-	i.Tenant = e.text("tenant", issuerName)
+	i.DefaultRoles = e.words("default_roles", roleName)
+	i.Tenant = e.text("tenant", notEmpty)
 	i.Optional = e.flag("optional")
 	if i.StrictRoles && len(i.RoleMap) == 0 && len(i.DefaultRoles) == 0 {
 		e.v.failAt(joined(e.path, "strict_roles"), "drops every role, as role_map names none", "add role_map or default_roles")
@@ -272,14 +284,17 @@ func (v *values) defaultIssuer() (Issuer, bool) {
 		Name: DefaultIssuer, Issuer: v.text("oidc-issuer"), Algorithms: v.list("oidc-algorithms"), DiscoveryURL: v.text("oidc-discovery-url"),
 		CAPath: v.text("oidc-ca"), KeysTTL: time.Duration(v.number("oidc-jwks-ttl")) * time.Second, RolesClaim: v.text("oidc-roles-claim"),
 		ScopesClaim: v.text("oidc-scopes-claim"), UsernameClaim: v.text("oidc-username-claim"), AllowMissingAudience: v.flag("oidc-allow-missing-audience"),
+		AcceptIDTokens: v.flag("oidc-accept-id-tokens"),
 	}
 	e.common(&i)
-	audiences := e.words("audiences")
+	audiences := e.words("audiences", notEmpty)
 	if layer := v.origin["oidc-audience"].layer; layer == LayerFlag || layer == LayerVariable {
 		audiences = nil
 	}
 	if a := v.text("oidc-audience"); a != "" && (v.set("oidc-audience") || len(audiences) == 0) && !slices.Contains(audiences, a) {
 		audiences = append([]string{a}, audiences...)
+	} else if len(audiences) > 0 {
+		v.derive("oidc-audience", "", "audiences are given")
 	}
 	if len(audiences) == 0 {
 		v.fail("oidc-audience", "must not be empty", "name the audience that the provider writes into tokens for this gateway")
@@ -302,11 +317,11 @@ func (v *values) oidcTable() map[string]any {
 func (v *values) listedIssuer(e entry) Issuer {
 	e.fields()
 	i := Issuer{
-		Name: e.text("name", issuerName), Issuer: e.scalar("issuer", "oidc-issuer"), Audiences: e.words("audiences"),
+		Name: e.text("name", issuerName), Issuer: e.scalar("issuer", "oidc-issuer"), Audiences: e.words("audiences", notEmpty),
 		Algorithms: splitList(e.scalar("algorithms", "oidc-algorithms")), DiscoveryURL: e.scalar("discovery_url", "oidc-discovery-url"),
 		CAPath: e.scalar("ca_path", "oidc-ca"), RolesClaim: e.scalar("roles_claim", "oidc-roles-claim"),
 		ScopesClaim: e.scalar("scopes_claim", "oidc-scopes-claim"), UsernameClaim: e.scalar("username_claim", "oidc-username-claim"),
-		AllowMissingAudience: e.flag("allow_missing_audience"),
+		AllowMissingAudience: e.flag("allow_missing_audience"), AcceptIDTokens: e.flag("accept_id_tokens"),
 	}
 	if seconds, err := time.ParseDuration(e.scalar("jwks_ttl_secs", "oidc-jwks-ttl") + "s"); err == nil {
 		i.KeysTTL = seconds

@@ -42,6 +42,7 @@ type values struct {
 	issuers  []any
 	warnings []string
 	problems Problems
+	failed   map[string]bool // settings that have a problem
 }
 
 // load reads all layers; the first one that has a value wins. Its error is ErrHelp, or what makes further checks
@@ -55,7 +56,7 @@ func load(args []string, env func(string) (string, bool)) (*values, error) {
 	if flags.NArg() > 0 {
 		return nil, Problems{{Cause: fmt.Sprintf("unexpected argument %q", flags.Arg(0)), Remedy: "see --help"}}
 	}
-	v := &values{env: env, value: map[string]string{}, origin: map[string]origin{}, sockets: map[string]string{}}
+	v := &values{env: env, value: map[string]string{}, origin: map[string]origin{}, sockets: map[string]string{}, failed: map[string]bool{}}
 	for _, f := range foreign {
 		v.warn("%s has no effect: it configures a driver that is a process of its own here", f)
 	}
@@ -138,10 +139,35 @@ func flagSet(want func(setting) bool) *pflag.FlagSet {
 		case list:
 			flags.StringSlice(s.name, splitList(s.preset), help)
 		default:
-			flags.String(s.name, s.preset, help)
+			flags.Var(&word{text: s.preset, kind: s.kind}, s.name, help)
 		}
 	}
 	return flags
+}
+
+// word is the value of a flag that is checked later, together with variables and the file.
+type word struct {
+	text string
+	kind kind
+}
+
+func (w *word) String() string { return w.text }
+
+func (w *word) Set(text string) error {
+	w.text = text
+	return nil
+}
+
+// Type is what stands for the value in the help.
+func (w *word) Type() string {
+	switch w.kind {
+	case number:
+		return "number"
+	case choice:
+		return "word"
+	default:
+		return "text"
+	}
 }
 
 // Usage is the text of --help: the settings by topic, without those that have no effect.
@@ -196,16 +222,26 @@ func (v *values) layerEnv() {
 	}
 }
 
-// fail tells of a problem with a setting, at the place that set it.
+// fail tells of a problem with a setting, at the place that set it. One is told of each: the others follow from it.
 func (v *values) fail(name, cause, remedy string) {
-	o := v.origin[name]
-	switch o.layer {
+	if v.failed[name] {
+		return
+	}
+	v.failed[name] = true
+	p := v.place(name)
+	p.Cause, p.Remedy = cause, remedy
+	v.add(p)
+}
+
+// place is a problem with a setting that has no cause yet.
+func (v *values) place(name string) *Problem {
+	switch o := v.origin[name]; o.layer {
 	case LayerFile:
-		v.failAt(o.path, cause, remedy)
+		return v.tree.problem(o.path, "", "")
 	case LayerFlag, LayerVariable:
-		v.add(&Problem{Key: o.text, Cause: cause, Remedy: remedy})
+		return &Problem{Key: o.text}
 	default:
-		v.add(&Problem{Key: byName(name).label(), Cause: cause, Remedy: remedy})
+		return &Problem{Key: byName(name).label()}
 	}
 }
 

@@ -95,7 +95,10 @@ func (c *Config) tenant(v *values) {
 			v.fail("tenant", fmt.Sprintf("issuer %s is of the tenant %q", i.Name, i.Tenant), "give both the same name, or run a gateway for each tenant")
 		}
 		i.Tenant = name
-		i.Required = append(i.Required, RequiredClaim{Claim: claim, Values: []string{name}})
+		bound := RequiredClaim{Claim: claim, Values: []string{name}}
+		if !slices.ContainsFunc(i.Required, func(r RequiredClaim) bool { return r.Claim == claim && slices.Equal(r.Values, bound.Values) }) {
+			i.Required = append(i.Required, bound)
+		}
 	}
 }
 

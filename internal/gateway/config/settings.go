@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+
+	"sallyport.dev/sallyport/internal/authn/claims"
 )
 
 type kind uint8
@@ -167,7 +170,7 @@ func (s setting) bounds() (least, most int64) {
 
 // splitList takes a list apart; empty words are dropped.
 func splitList(value string) []string {
-	var words []string
+	words := []string{}
 	for w := range strings.SplitSeq(value, ",") {
 		if w = strings.TrimSpace(w); w != "" {
 			words = append(words, w)
@@ -231,34 +234,18 @@ func ipAddress(value string) (cause, remedy string) {
 	return "", ""
 }
 
-// claimPath is a form: parts separated by dots, a part with a dot in double quotes.
+// claimPath is a form: where a claim is in a token.
 func claimPath(value string) (cause, remedy string) {
-	const remedyText = `separate the parts by dots and put a part that holds a dot into double quotes, as in "https://example.org/roles".list`
-	rest := value
-	for {
-		var part string
-		if strings.HasPrefix(rest, `"`) {
-			end := strings.Index(rest[1:], `"`)
-			if end < 0 {
-				return fmt.Sprintf("a quote is not closed in the claim path %q", value), remedyText
-			}
-			part, rest = rest[1:end+1], rest[end+2:]
-		} else {
-			end := strings.IndexByte(rest, '.')
-			if end < 0 {
-				end = len(rest)
-			}
-			part, rest = rest[:end], rest[end:]
-		}
-		if part == "" {
-			return fmt.Sprintf("an empty part in the claim path %q", value), remedyText
-		}
-		if rest == "" {
-			return "", ""
-		}
-		if rest[0] != '.' {
-			return fmt.Sprintf("a dot is missing in the claim path %q", value), remedyText
-		}
-		rest = rest[1:]
+	if _, err := claims.ParsePath(value); err != nil {
+		return err.Error(), `separate names by dots; put a name that holds dots into double quotes, as in "example.org/roles".list`
 	}
+	return "", ""
+}
+
+// roleName is a form.
+func roleName(value string) (cause, remedy string) {
+	if value == "" || len(value) > 256 || strings.ContainsFunc(value, unicode.IsControl) {
+		return fmt.Sprintf("not a role: %q", value), "use a name of up to 256 bytes without control characters"
+	}
+	return "", ""
 }

@@ -32,12 +32,13 @@ type Value struct {
 type inForce struct {
 	Value
 	// raw is compared, never shown; secret values are shown as mask.
-	raw    string
-	secret bool
+	raw string
 	// field is the key inside its table of the file, table that table; both empty where the file has no such key.
 	table, field string
 	// issuer counts from 1 for the keys of listed issuers.
 	issuer int
+	// place is a problem without cause, for what is found wrong later.
+	place Problem
 }
 
 // Values are the settings in force, in the order of the documents, secrets masked. Settings without effect are left
@@ -57,7 +58,7 @@ func entriesOf(v *values, c *Config) []inForce {
 		if s.unused {
 			continue
 		}
-		e := inForce{raw: v.text(s.name), secret: s.secret, Value: Value{Key: s.name, Variable: s.env, Value: shownValue(s, v.text(s.name)), Layer: LayerDefault, Origin: LayerDefault, Reloadable: s.live}}
+		e := inForce{raw: v.text(s.name), place: *v.place(s.name), Value: Value{Key: s.name, Variable: s.env, Value: shownValue(s, v.text(s.name)), Layer: LayerDefault, Origin: LayerDefault, Reloadable: s.live}}
 		if s.hasFlag() {
 			e.Flag = "--" + s.name
 		}
@@ -100,7 +101,10 @@ func (v *values) issuerEntries(i Issuer, listed int, table string) []inForce {
 			line, _ := v.tree.position(path)
 			e.Layer, e.Origin = LayerFile, fmt.Sprintf("%s:%d", v.tree.path, line)
 		}
-		e.raw = literal(value)
+		e.raw, e.place = literal(value), Problem{Key: path}
+		if v.tree != nil {
+			e.place = *v.tree.problem(path, "", "")
+		}
 		out = append(out, e)
 	}
 	return out
@@ -156,6 +160,8 @@ func (i Issuer) field(key string) (value any, ok bool) {
 		return some(i.Tenant)
 	case "allow_missing_audience":
 		return i.AllowMissingAudience, true
+	case "accept_id_tokens":
+		return i.AcceptIDTokens, true
 	case "optional":
 		return i.Optional, true
 	}
@@ -168,12 +174,12 @@ func shownValue(s setting, raw string) any {
 		return mask
 	case s.name == "db-url":
 		return withoutPassword(raw)
+	case s.kind == list:
+		return splitList(raw)
 	case raw == "":
 		return raw
 	case s.kind == boolean:
 		return raw == "true"
-	case s.kind == list:
-		return splitList(raw)
 	case s.kind == number:
 		return json.Number(raw)
 	}
@@ -195,7 +201,8 @@ func withoutPassword(raw string) string {
 
 // JSON is an object with file, settings (Values) and warnings.
 func (c *Config) JSON() ([]byte, error) {
-	return json.MarshalIndent(map[string]any{"file": c.File, "settings": c.Values(), "warnings": c.Warnings}, "", "  ")
+	warnings := append([]string{}, c.Warnings...)
+	return json.MarshalIndent(map[string]any{"file": c.File, "settings": c.Values(), "warnings": warnings}, "", "  ")
 }
 
 // TOML is a configuration file that says what is in force, each line with where it came from. What follows from other
@@ -257,7 +264,7 @@ func (c *Config) line(e inForce) string {
 		}
 	}
 	comment := ""
-	if e.Layer == LayerDerived || (e.Layer == LayerDefault && e.Value.Value == "") {
+	if e.Layer == LayerDerived || (e.Layer == LayerDefault && e.raw == "") {
 		comment = "# "
 	}
 	return fmt.Sprintf("%s%s = %s  # %s\n", comment, e.field, value, plain(origin))

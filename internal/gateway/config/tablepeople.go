@@ -23,13 +23,15 @@ var peopleSettings = []setting{
 	{name: "oidc-jwks-ttl", env: "OPENSHELL_OIDC_JWKS_TTL", file: "gateway.oidc.jwks_ttl_secs", topic: topicPeople, kind: number, live: true, preset: "3600", least: leastKeysTTL, most: mostKeysTTL,
 		usage: "seconds between refreshes of the issuer's keys", more: "Keys serve for 24 hours or twice this time, the longer, after the provider was last heard."},
 	{name: "oidc-roles-claim", env: "OPENSHELL_OIDC_ROLES_CLAIM", file: "gateway.oidc.roles_claim", topic: topicPeople, live: true, preset: "realm_access.roles", form: claimPath,
-		usage: "path of the roles claim", more: "Parts are separated by dots; a part that holds a dot is put into double quotes."},
+		usage: "path of the roles claim", more: "Names are separated by dots; a name that holds dots itself is put into double quotes."},
 	{name: "oidc-scopes-claim", env: "OPENSHELL_OIDC_SCOPES_CLAIM", file: "gateway.oidc.scopes_claim", topic: topicPeople, live: true, form: claimPath,
 		usage: "path of the scopes claim; empty = scopes are not checked", more: "`openshell:all` satisfies every scope."},
 	{name: "oidc-username-claim", env: "SALLYPORT_OIDC_USERNAME_CLAIM", file: "gateway.oidc.username_claim", topic: topicPeople, live: true, preset: "preferred_username", form: claimPath,
 		usage: "path of the name that is shown for a user", more: "It is for people only and never compared."},
 	{name: "oidc-allow-missing-audience", env: "SALLYPORT_OIDC_ALLOW_MISSING_AUDIENCE", file: "gateway.oidc.allow_missing_audience", topic: topicPeople, kind: boolean, live: true, preset: "false",
 		usage: "INSECURE: accept tokens without audience (older development realm)"},
+	{name: "oidc-accept-id-tokens", env: "SALLYPORT_OIDC_ACCEPT_ID_TOKENS", file: "gateway.oidc.accept_id_tokens", topic: topicPeople, kind: boolean, live: true, preset: "false",
+		usage: "accept tokens that look like ID tokens", more: "Dex needs it: nothing tells its access tokens from ID tokens."},
 }
 
 var ruleSettings = []setting{
@@ -37,9 +39,9 @@ var ruleSettings = []setting{
 		shown: "`roles`", choices: []string{string(ModeRoles), string(ModeWorkspaces), string(ModeAuthenticated)},
 		usage: "roles, workspaces or authenticated",
 		more:  "`roles` decides by the role names alone, as the mvp generation does; `workspaces` by membership of workspaces, as the newer one does; `authenticated` lets whoever signs in do everything. If it is not given and both role names are empty, it is `authenticated`."},
-	{name: "oidc-admin-role", env: "OPENSHELL_OIDC_ADMIN_ROLE", file: "gateway.oidc.admin_role", topic: topicRules, live: true, preset: "openshell-admin",
+	{name: "oidc-admin-role", env: "OPENSHELL_OIDC_ADMIN_ROLE", file: "gateway.oidc.admin_role", topic: topicRules, live: true, preset: "openshell-admin", form: roleName,
 		usage: "role of administrators", more: "They have the user role too. Holds for every issuer."},
-	{name: "oidc-user-role", env: "OPENSHELL_OIDC_USER_ROLE", file: "gateway.oidc.user_role", topic: topicRules, live: true, preset: "openshell-user",
+	{name: "oidc-user-role", env: "OPENSHELL_OIDC_USER_ROLE", file: "gateway.oidc.user_role", topic: topicRules, live: true, preset: "openshell-user", form: roleName,
 		usage: "role of users", more: "One role name empty is an error; both are empty in the mode `authenticated` and in no other."},
 	{name: "sandbox-ownership", env: "SALLYPORT_SANDBOX_OWNERSHIP", file: "gateway.sandbox_ownership", topic: topicRules, kind: choice, live: true, preset: "auto",
 		choices: []string{"auto", "private", "shared"}, usage: "auto, private or shared",
@@ -57,6 +59,6 @@ var openSettings = []setting{
 	{name: "enable-mtls-auth", env: "OPENSHELL_ENABLE_MTLS_AUTH", file: "gateway.mtls_auth.enabled", topic: topicOpen, kind: boolean, preset: "false",
 		usage: "a client certificate is a user's identity where no token is presented",
 		more:  "Needs TLS and `--tls-client-ca`; refused with the driver `kubernetes`. The subject is the certificate's CN, its roles are the OU values. The newer reference switches it on by itself with local drivers, whose sandboxes hold such a certificate; here it is never on unless you say so."},
-	{name: "mtls-default-roles", env: "SALLYPORT_MTLS_DEFAULT_ROLES", file: "gateway.mtls_auth.default_roles", topic: topicOpen, kind: list,
+	{name: "mtls-default-roles", env: "SALLYPORT_MTLS_DEFAULT_ROLES", file: "gateway.mtls_auth.default_roles", topic: topicOpen, kind: list, form: roleName,
 		usage: "roles of every client certificate, beside those it names"},
 }

@@ -78,8 +78,7 @@ type OIDC struct {
 // DefaultIssuer is the name of the issuer that the single-issuer flags configure.
 const DefaultIssuer = "default"
 
-// Issuer is one identity provider. Claim names are paths whose parts are separated by dots; a part that holds a dot
-// itself is written in double quotes.
+// Issuer is one identity provider. Claims are named by paths, see claims.Path.
 type Issuer struct {
 	// Name stands for the issuer in logs, metrics and the audit.
 	Name string
@@ -110,6 +109,8 @@ type Issuer struct {
 	Tenant string
 	// AllowMissingAudience accepts tokens that name no audience.
 	AllowMissingAudience bool
+	// AcceptIDTokens accepts tokens that look like ID tokens.
+	AcceptIDTokens bool
 	// Optional issuers do not hold up readiness.
 	Optional bool
 }

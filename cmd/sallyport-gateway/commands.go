@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"sallyport.dev/sallyport/internal/gateway/config"
+)
+
+// exitUsage is the status of a command line or configuration that is wrong.
+const exitUsage = 2
+
+// command is what the first word of a command line may choose.
+type command struct {
+	// synopsis and short are for the help.
+	synopsis, short string
+	// run gets the words after the command's name and returns the exit status.
+	run func(ctx context.Context, args []string, p process) int
+}
+
+// commands are all of them. A new one is a line here and a file of its own.
+func commands() map[string]command {
+	return map[string]command{
+		"config": {synopsis: "config check|show|schema", short: "check the settings, show what is in force, print the JSON schema", run: configCommand},
+	}
+}
+
+// usage is the text of --help.
+func usage() string {
+	var b strings.Builder
+	b.WriteString("Usage:\n  sallyport-gateway [flags]     serve\n")
+	names := make([]string, 0, len(commands()))
+	for name := range commands() {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		c := commands()[name]
+		fmt.Fprintf(&b, "  sallyport-gateway %s [flags]\n      %s\n", c.synopsis, c.short)
+	}
+	return b.String() + "\n" + config.Usage()
+}
