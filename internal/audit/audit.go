@@ -1,6 +1,7 @@
 // Package audit keeps one record for each state change, denial, disclosure of a credential and opening or closing of
-// a session. Records form a hash chain that can be verified offline. The package knows no method and no service; what
-// it is told, it keeps in order and gives back. It must never be told a secret: records hold names, not values.
+// a session. Records form a hash chain that can be verified offline, and checkpoints signed with the log's own key
+// tell a rewritten chain from the true one; docs/audit.md describes both. The package knows no method and no service;
+// what it is told, it keeps in order and gives back. It must never be told a secret: records hold names, not values.
 package audit
 
 import "time"
@@ -22,6 +23,24 @@ const (
 	ActionConfigReload = "config.reload"
 	ActionStart        = "gateway.start"
 	ActionStop         = "gateway.stop"
+	// ActionChainBroken says that the log found its own files altered or damaged; details name the file and the place.
+	ActionChainBroken = "audit.chain_broken"
+	// ActionLost says how many records could not be kept, because the disk did not take them in time.
+	ActionLost = "audit.lost"
+)
+
+// Gateway is the actor, and the kind of actor, of what the gateway does by itself.
+const Gateway = "gateway"
+
+// Various stands for the actor, action, reason and remote of denials that were too many to be told apart.
+const Various = "various"
+
+// Keys of details that the log itself sets.
+const (
+	// DetailRepeated is how many denials like this one were left out since the last record of them.
+	DetailRepeated = "repeated"
+	// DetailSince is when the first of the denials left out happened, in RFC 3339.
+	DetailSince = "since"
 )
 
 // Record is one entry. Who fills it in leaves Sequence, Prev and Hash alone.
