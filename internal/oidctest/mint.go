@@ -47,6 +47,11 @@ func Roles(roles ...string) map[string]any {
 // "alg" is always the key's.
 func (i *Issuer) MintWith(key Key, header, change map[string]any) string {
 	i.tb.Helper()
+	return i.sign(key, header, i.Claims(change))
+}
+
+func (i *Issuer) sign(key Key, header, claims map[string]any) string {
+	i.tb.Helper()
 	options := (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", key.ID)
 	for name, value := range header {
 		if value == nil {
@@ -59,7 +64,7 @@ func (i *Issuer) MintWith(key Key, header, change map[string]any) string {
 	if err != nil {
 		i.tb.Fatalf("sign token: %v", err)
 	}
-	signed, err := signer.Sign(i.encode(i.Claims(change)))
+	signed, err := signer.Sign(i.encode(claims))
 	if err != nil {
 		i.tb.Fatalf("sign token: %v", err)
 	}

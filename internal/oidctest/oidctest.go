@@ -11,11 +11,17 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,9 +38,11 @@ type Issuer struct {
 	// URL is the issuer's name and the base of its endpoints. Its path has the shape of a Keycloak realm.
 	URL string
 
-	tb     testing.TB
-	client *http.Client
-	now    func() time.Time
+	tb      testing.TB
+	client  *http.Client
+	handler http.Handler
+	ca      []byte
+	now     func() time.Time
 
 	// DiscoveryFetches and KeyFetches count requests, failed ones included.
 	DiscoveryFetches atomic.Int64
@@ -71,21 +79,50 @@ const realmPath = "/realms/openshell"
 func New(tb testing.TB) *Issuer {
 	tb.Helper()
 	i := newIssuer(tb)
-	server := httptest.NewServer(i.mux())
+	server := httptest.NewServer(i.mux(realmPath))
 	tb.Cleanup(server.Close)
 	i.URL = server.URL + realmPath
 	i.client = server.Client()
 	return i
 }
 
+// NewTLS is New with a server certificate of an authority of its own, which CA returns.
+func NewTLS(tb testing.TB) *Issuer {
+	tb.Helper()
+	i := newIssuer(tb)
+	server := httptest.NewUnstartedServer(i.mux(realmPath))
+	// A client that does not trust the authority makes the server complain.
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	tb.Cleanup(server.Close)
+	i.URL = server.URL + realmPath
+	i.client = server.Client()
+	i.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	return i
+}
+
 // NewInProcess makes a provider that only its Client reaches, without a socket, for tests with synthetic time.
 func NewInProcess(tb testing.TB) *Issuer {
 	tb.Helper()
+	return NewNamed(tb, "https://idp.test"+realmPath)
+}
+
+// NewNamed is NewInProcess for a provider of any name, such as that of a provider that everybody knows.
+func NewNamed(tb testing.TB, issuer string) *Issuer {
+	tb.Helper()
 	i := newIssuer(tb)
-	i.URL = "https://idp.test" + realmPath
-	i.client = &http.Client{Transport: inProcess{i.mux()}}
+	u, err := url.Parse(issuer)
+	if err != nil {
+		tb.Fatalf("name of the provider: %v", err)
+	}
+	i.URL = issuer
+	i.client = Network(i)
+	i.handler = i.mux(strings.TrimRight(u.Path, "/"))
 	return i
 }
+
+// Network returns a client that reaches all of these providers, which NewInProcess or NewNamed made, and nothing else.
+func Network(issuers ...*Issuer) *http.Client { return &http.Client{Transport: inProcess(issuers)} }
 
 func newIssuer(tb testing.TB) *Issuer {
 	tb.Helper()
@@ -94,23 +131,27 @@ func newIssuer(tb testing.TB) *Issuer {
 	return i
 }
 
-func (i *Issuer) mux() *http.ServeMux {
+func (i *Issuer) mux(path string) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+realmPath+"/.well-known/openid-configuration", i.serveDiscovery)
-	mux.HandleFunc("GET "+realmPath+"/certs", i.serveKeys)
-	mux.HandleFunc("POST "+realmPath+"/token", i.serveToken)
+	mux.HandleFunc("GET "+path+"/.well-known/openid-configuration", i.serveDiscovery)
+	mux.HandleFunc("GET "+path+"/certs", i.serveKeys)
+	mux.HandleFunc("POST "+path+"/token", i.serveToken)
 	return mux
 }
 
-// inProcess answers requests by calling the handler.
-type inProcess struct{ handler http.Handler }
+// inProcess answers requests by calling the handler of the provider that they are for.
+type inProcess []*Issuer
 
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
+	index := slices.IndexFunc(t, func(i *Issuer) bool { return strings.HasPrefix(r.URL.String(), i.URL+"/") })
+	if index < 0 {
+		return nil, fmt.Errorf("no provider at %s", r.URL)
+	}
 	recorder := httptest.NewRecorder()
-	t.handler.ServeHTTP(recorder, r)
+	t[index].handler.ServeHTTP(recorder, r)
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
@@ -121,6 +162,9 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // Client returns an HTTP client that reaches the provider and leaves no connection behind the test.
 func (i *Issuer) Client() *http.Client { return i.client }
+
+// CA returns the authority of a provider that NewTLS started, in PEM.
+func (i *Issuer) CA() []byte { return i.ca }
 
 // SetClock makes tokens be issued at another time than now.
 func (i *Issuer) SetClock(now func() time.Time) {
