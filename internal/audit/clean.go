@@ -3,8 +3,6 @@ package audit
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -38,7 +36,8 @@ func clean(r *Record, now time.Time) {
 		return
 	}
 	details := make(map[string]string, min(len(r.Details), maxDetails))
-	for _, k := range slices.Sorted(maps.Keys(r.Details)) {
+	var room [maxDetails]string
+	for _, k := range sortedKeys(room[:0], r.Details) {
 		if len(details) == maxDetails {
 			break
 		}

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -55,7 +54,8 @@ func appendRecord(b []byte, r *Record) []byte {
 	b = appendField(b, `,"remote":`, r.Remote)
 	b = append(b, `,"details":{`...)
 	if len(r.Details) > 0 {
-		for i, k := range slices.Sorted(maps.Keys(r.Details)) {
+		var room [maxDetails]string
+		for i, k := range sortedKeys(room[:0], r.Details) {
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -101,6 +101,15 @@ func appendSignature(b []byte, c *checkpoint) []byte {
 // verify tells whether key signed c.
 func (c *checkpoint) verify(key ed25519.PublicKey) bool {
 	return ed25519.Verify(key, appendUnsigned([]byte(signingContext), c), c.signature)
+}
+
+// sortedKeys appends the keys of m to keys, sorted.
+func sortedKeys(keys []string, m map[string]string) []string {
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 func appendField(b []byte, name, value string) []byte { return appendText(append(b, name...), value) }
