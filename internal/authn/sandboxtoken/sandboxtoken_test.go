@@ -19,6 +19,7 @@ import (
 
 	"sallyport.dev/sallyport/internal/authn/sandboxtoken"
 	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/principal"
 )
 
 const sandboxID = "0b5f7a52-3f63-4a7e-9a53-6a1f0e4f8c11"
@@ -190,6 +191,72 @@ func TestExpiryHasSixtySecondsOfLeeway(t *testing.T) {
 			}
 			if !tc.ok && (!fault.Is(err, fault.Unauthenticated) || !strings.Contains(err.Error(), "ExpiredSignature")) {
 				t.Errorf("got %v, want ExpiredSignature", err)
+			}
+		})
+	}
+}
+
+func TestIssuedComesFromTheToken(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	issuer := open(t, "", time.Hour, c.Now)
+	token, expires := mint(t, issuer)
+	c.Set(c.Now().Add(time.Minute))
+	p, err := issuer.Verify(token, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &principal.Principal{
+		Kind: principal.Sandbox, SandboxID: sandboxID, Source: principal.SourceToken,
+		Issued: expires.Add(-time.Hour), Expires: expires,
+	}
+	if diff := cmp.Diff(want, p); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestRecoveryAfterExpiry(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name             string
+		recovery, past   time.Duration
+		plain, refreshed bool
+	}{
+		{"alive", time.Hour, -time.Second, true, true},
+		{"within the leeway", time.Hour, 59 * time.Second, true, true},
+		{"expired", time.Hour, 2 * time.Minute, false, true},
+		{"at the end", time.Hour, time.Hour - time.Second, false, true},
+		{"past it", time.Hour, time.Hour, false, false},
+		{"switched off", 0, 2 * time.Minute, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			c := newClock()
+			issuer, err := sandboxtoken.New(sandboxtoken.Options{GatewayID: "gw-1", TTL: time.Hour, Recovery: tc.recovery, Now: c.Now})
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, expires := mint(t, issuer)
+			c.Set(expires.Add(tc.past))
+			for _, state := range []string{"new", "known"} {
+				if _, err := issuer.Verify(token, false); (err == nil) != tc.plain {
+					t.Errorf("%s: any call: %v", state, err)
+				}
+				p, err := issuer.Verify(token, true)
+				if (err == nil) != tc.refreshed {
+					t.Errorf("%s: refresh: %v", state, err)
+				}
+				if err == nil && (p.Source == principal.SourceExpiredToken) == tc.plain {
+					t.Errorf("%s: source %s", state, p.Source)
+				}
+				if err != nil && fault.From(err).Reason != sandboxtoken.ReasonExpired {
+					t.Errorf("%s: reason %s", state, fault.From(err).Reason)
+				}
+				_, plain := issuer.Known(token, false)
+				_, refreshed := issuer.Known(token, true)
+				if plain != tc.plain || refreshed != tc.refreshed {
+					t.Errorf("%s: known %v, to refresh %v", state, plain, refreshed)
+				}
 			}
 		})
 	}
@@ -427,7 +494,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-func BenchmarkVerifyCached(b *testing.B) {
+func BenchmarkVerifyHit(b *testing.B) {
 	issuer, err := sandboxtoken.Open("", "gw-1", time.Hour, nil)
 	if err != nil {
 		b.Fatal(err)
@@ -438,6 +505,9 @@ func BenchmarkVerifyCached(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
+		if !issuer.Recognizes(token) {
+			b.Fatal("not recognized")
+		}
 		if _, err := issuer.Verify(token, false); err != nil {
 			b.Fatal(err)
 		}
