@@ -10,21 +10,6 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// replay gives back the bytes that were read to find out the protocol.
-type replay struct {
-	net.Conn
-	head []byte
-}
-
-func (r *replay) Read(p []byte) (int, error) {
-	if len(r.head) > 0 {
-		n := copy(p, r.head)
-		r.head = r.head[n:]
-		return n, nil
-	}
-	return r.Conn.Read(p)
-}
-
 // queue is a net.Listener that is fed with connections accepted elsewhere.
 type queue struct {
 	addr  net.Addr
@@ -81,7 +66,7 @@ func (plainInfo) AuthType() string { return "plaintext" }
 
 func (handedOver) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	if t, ok := conn.(*tls.Conn); ok {
-		return conn, credentials.TLSInfo{
+		return &sealed{Conn: conn}, credentials.TLSInfo{
 			State:          t.ConnectionState(),
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		}, nil

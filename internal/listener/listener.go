@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -251,6 +252,7 @@ func (p *Port) routeTLS(ctx context.Context, raw net.Conn) (net.Conn, *queue, er
 const preface = "PRI "
 
 func (p *Port) routePlain(raw net.Conn) (net.Conn, *queue, error) {
+	conn := newSocket(raw)
 	head := make([]byte, len(preface))
 	for n := 0; n < len(head); {
 		k, err := raw.Read(head[n:])
@@ -258,12 +260,12 @@ func (p *Port) routePlain(raw net.Conn) (net.Conn, *queue, error) {
 			return raw, nil, fmt.Errorf("read the first bytes: %w", err)
 		}
 		n += k
-		if head[0] != preface[0] {
-			return &replay{Conn: raw, head: head[:n]}, p.web, nil
+		conn.head = head[:n]
+		if !strings.HasPrefix(preface, string(conn.head)) {
+			return conn, p.web, nil
 		}
 	}
-	conn := &replay{Conn: raw, head: head}
-	if p.cfg.FastPath && string(head) == preface {
+	if p.cfg.FastPath {
 		return conn, p.native, nil
 	}
 	return conn, p.web, nil
