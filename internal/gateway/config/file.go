@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -78,10 +79,10 @@ func (v *values) setting(path, name string, value any) bool {
 		if s.file != name {
 			continue
 		}
-		text, expected := scalar(s.kind, value)
+		text, expected, written := scalar(s.kind, value)
 		if expected != "" {
 			v.failed[s.name] = true
-			v.failAt(path, "must be "+expected, "")
+			v.failAt(path, "must be "+expected, written)
 			return true
 		}
 		line, _ := v.tree.position(path)
@@ -122,7 +123,7 @@ func (v *values) drivers(path string, m map[string]any) {
 			}
 			socket, ok := driver[key].(string)
 			if !ok || socket == "" {
-				v.failAt(at, "must be the path of a Unix socket", "")
+				v.failAt(at, "must be the path of a Unix socket", `write socket_path = "/run/driver.sock"`)
 				continue
 			}
 			v.sockets[name] = socket
@@ -141,7 +142,7 @@ func (v *values) issuerList(path string, value any) {
 		return
 	}
 	if len(list) > maxIssuers {
-		v.failAt(path, fmt.Sprintf("%d issuers are more than %d", len(list), maxIssuers), "")
+		v.failAt(path, fmt.Sprintf("%d issuers are more than %d", len(list), maxIssuers), "remove some")
 		return
 	}
 	v.issuers = list
@@ -190,47 +191,37 @@ func isPrefix(name string) bool {
 }
 
 func isUnused(name string) bool {
-	for _, known := range unusedKeys {
-		if name == known {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(unusedKeys, name)
 }
 
 // scalar turns a value of the file into the text that a flag would have. expected is not empty when it is of another
-// kind.
-func scalar(k kind, value any) (text, expected string) {
+// kind, and remedy then says how it is written.
+func scalar(k kind, value any) (text, expected, remedy string) {
 	switch k {
 	case number:
 		if n, ok := value.(int64); ok {
-			return fmt.Sprint(n), ""
+			return fmt.Sprint(n), "", ""
 		}
-		return "", "a whole number, without quotes"
+		return "", "a whole number", "write digits without quotes"
 	case boolean:
 		if b, ok := value.(bool); ok {
-			return fmt.Sprint(b), ""
+			return fmt.Sprint(b), "", ""
 		}
-		return "", "true or false, without quotes"
+		return "", "true or false", "write true or false without quotes"
 	case list:
 		if s, ok := value.(string); ok {
-			return s, ""
+			return s, "", ""
 		}
 		words, ok := wordList(value)
-		if !ok {
-			return "", "a list of strings"
+		if ok && !slices.ContainsFunc(words, func(w string) bool { return w == "" || strings.Contains(w, ",") }) {
+			return strings.Join(words, ","), "", ""
 		}
-		for _, w := range words {
-			if strings.Contains(w, ",") {
-				return "", "a list of strings without commas in them"
-			}
-		}
-		return strings.Join(words, ","), ""
+		return "", "a list of strings that are not empty and have no commas", `write ["one", "two"]`
 	default:
 		if s, ok := value.(string); ok {
-			return s, ""
+			return s, "", ""
 		}
-		return "", "a string, in quotes"
+		return "", "a string", "write it in quotes"
 	}
 }
 

@@ -73,7 +73,7 @@ func issuerName(value string) (cause, remedy string) {
 // notEmpty is a form.
 func notEmpty(value string) (cause, remedy string) {
 	if value == "" {
-		return "must not be empty", ""
+		return "must not be empty", "write a value or leave it out"
 	}
 	return "", ""
 }
@@ -114,9 +114,9 @@ func (e entry) scalar(key, like string) string {
 		return s.preset
 	}
 	path := joined(e.path, key)
-	text, expected := scalar(s.kind, value)
+	text, expected, remedy := scalar(s.kind, value)
 	if expected != "" {
-		e.v.failAt(path, "must be "+expected, "")
+		e.v.failAt(path, "must be "+expected, remedy)
 		return s.preset
 	}
 	if cause, remedy := s.check(text); cause != "" {
@@ -133,7 +133,7 @@ func (e entry) text(key string, form func(string) (cause, remedy string)) string
 	}
 	text, isText := value.(string)
 	if !isText {
-		e.v.failAt(joined(e.path, key), "must be a string, in quotes", "")
+		e.v.failAt(joined(e.path, key), "must be a string", "write it in quotes")
 		return ""
 	}
 	if cause, remedy := form(text); cause != "" {
@@ -147,7 +147,7 @@ func (e entry) flag(key string) bool {
 	value, ok := e.m[key]
 	flag, isFlag := value.(bool)
 	if ok && !isFlag {
-		e.v.failAt(joined(e.path, key), "must be true or false, without quotes", "")
+		e.v.failAt(joined(e.path, key), "must be true or false", "write true or false without quotes")
 	}
 	return flag
 }
@@ -164,10 +164,10 @@ func (e entry) checkWords(path string, value any, form func(string) (cause, reme
 	words, ok := wordList(value)
 	switch {
 	case !ok:
-		e.v.failAt(path, "must be a list of strings", "")
+		e.v.failAt(path, "must be a list of strings", `write ["one", "two"]`)
 		return nil
 	case len(words) > maxList:
-		e.v.failAt(path, fmt.Sprintf("has %d entries, more than %d", len(words), maxList), "")
+		e.v.failAt(path, fmt.Sprintf("has %d entries, more than %d", len(words), maxList), "remove some")
 		return nil
 	}
 	for i, w := range words {

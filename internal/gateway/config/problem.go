@@ -16,7 +16,7 @@ type Problem struct {
 	Line, Column int
 	// Key is the flag, the variable or the full key of the file; empty when the file as a whole is meant.
 	Key string
-	// Cause says what is wrong, Remedy what to do; Remedy may be empty where the cause says it.
+	// Cause says what is wrong, Remedy what to do.
 	Cause, Remedy string
 }
 
@@ -32,11 +32,7 @@ func (p *Problem) Error() string {
 	if p.Key != "" {
 		b.WriteString(p.Key + ": ")
 	}
-	b.WriteString(p.Cause)
-	if p.Remedy != "" {
-		b.WriteString("; " + p.Remedy)
-	}
-	return b.String()
+	return b.String() + p.Cause + "; " + p.Remedy
 }
 
 // Problems are all that is wrong, in the order in which it was found. As an error it is never empty.

@@ -121,11 +121,11 @@ func (s setting) check(value string) (cause, remedy string) {
 		}
 		least, most := s.bounds()
 		if n < least || n > most {
-			return fmt.Sprintf("must be between %d and %d, got %d", least, most, n), ""
+			return fmt.Sprintf("must be between %d and %d, got %d", least, most, n), "write a number in that range"
 		}
 	case choice:
 		if !slices.Contains(s.choices, strings.ToLower(value)) {
-			return fmt.Sprintf("must be one of %s, got %q", strings.Join(s.choices, ", "), value), ""
+			return fmt.Sprintf("must be one of %s, got %q", strings.Join(s.choices, ", "), value), "write one of these"
 		}
 	case address:
 		if _, err := netip.ParseAddrPort(value); err != nil {
@@ -143,11 +143,11 @@ func (s setting) check(value string) (cause, remedy string) {
 
 func (s setting) checkList(words []string) (cause, remedy string) {
 	if len(words) > maxList {
-		return fmt.Sprintf("has %d entries, more than %d", len(words), maxList), ""
+		return fmt.Sprintf("has %d entries, more than %d", len(words), maxList), "remove some"
 	}
 	for _, w := range words {
 		if len(s.choices) > 0 && !slices.Contains(s.choices, w) {
-			return fmt.Sprintf("%q is not one of %s", w, strings.Join(s.choices, ", ")), ""
+			return fmt.Sprintf("%q is not one of %s", w, strings.Join(s.choices, ", ")), "write some of these"
 		}
 		if s.form != nil {
 			if cause, remedy = s.form(w); cause != "" {

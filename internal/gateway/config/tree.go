@@ -32,10 +32,10 @@ func readTree(path string) (*tree, *Problem) {
 		return nil, &Problem{Cause: fmt.Sprintf("read the configuration file: %v", err), Remedy: "name an existing file or leave it out"}
 	}
 	if !info.Mode().IsRegular() {
-		return nil, &Problem{File: path, Cause: "not a regular file"}
+		return nil, &Problem{File: path, Cause: "not a regular file", Remedy: "name a file"}
 	}
 	if info.Size() > maxFile {
-		return nil, &Problem{File: path, Cause: fmt.Sprintf("larger than %d bytes", maxFile)}
+		return nil, &Problem{File: path, Cause: fmt.Sprintf("larger than %d bytes", maxFile), Remedy: "make it shorter"}
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -47,7 +47,7 @@ func readTree(path string) (*tree, *Problem) {
 func parseTree(path string, raw []byte) (*tree, *Problem) {
 	t := &tree{path: path, root: map[string]any{}, offset: map[string]int{}, lines: []int{0}, raw: raw}
 	if len(raw) > maxFile {
-		return nil, &Problem{File: path, Cause: fmt.Sprintf("larger than %d bytes", maxFile)}
+		return nil, &Problem{File: path, Cause: fmt.Sprintf("larger than %d bytes", maxFile), Remedy: "make it shorter"}
 	}
 	if err := toml.Unmarshal(raw, &t.root); err != nil {
 		p := &Problem{File: path, Cause: strings.TrimPrefix(err.Error(), "toml: "), Remedy: "mend the TOML"}
