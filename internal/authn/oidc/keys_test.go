@@ -16,10 +16,17 @@ import (
 	"sallyport.dev/sallyport/internal/authn/oidc"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/oidctest"
+	"sallyport.dev/sallyport/internal/principal"
 )
 
+// verifier is what a set of issuers and a set of one have in common.
+type verifier interface {
+	Run(ctx context.Context) error
+	Verify(ctx context.Context, token string) (*principal.Principal, error)
+}
+
 // run starts the verifier's loop in the bubble and ends it with the test.
-func run(t *testing.T, v *oidc.Verifier) {
+func run(t *testing.T, v verifier) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -41,7 +48,7 @@ func bubble(t *testing.T, change func(*oidc.Config), test func(t *testing.T, idp
 	})
 }
 
-func accept(t *testing.T, v *oidc.Verifier, token string) {
+func accept(t *testing.T, v verifier, token string) {
 	t.Helper()
 	if _, err := v.Verify(t.Context(), token); err != nil {
 		t.Errorf("refused: %v", err)
