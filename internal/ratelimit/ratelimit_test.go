@@ -25,7 +25,9 @@ const (
 // clock is a time that tests move.
 type clock struct{ nanos atomic.Int64 }
 
-func (c *clock) now() time.Time          { return time.Unix(1_700_000_000, 0).Add(time.Duration(c.nanos.Load())) }
+func (c *clock) now() time.Time {
+	return time.Unix(1_700_000_000, 0).Add(time.Duration(c.nanos.Load()))
+}
 func (c *clock) advance(d time.Duration) { c.nanos.Add(int64(d)) }
 
 func newLimiter(t testing.TB, c ratelimit.Config, o ratelimit.Options) (*ratelimit.Limiter, *clock) {
