@@ -10,6 +10,7 @@ import (
 
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/gen/v00/sandboxpb"
+	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/policy"
 	"sallyport.dev/sallyport/internal/principal"
@@ -27,6 +28,7 @@ type configHandler struct {
 	providers *provider.Service
 	logs      *sandboxlog.Hub
 	logger    *slog.Logger
+	audit     audit.Recorder
 }
 
 // GetSandboxConfig answers the sandbox itself and users. A sandbox that was created with a policy has exactly one
@@ -119,6 +121,7 @@ func (h configHandler) GetSandboxProviderEnvironment(ctx context.Context, req *o
 	if err != nil {
 		return nil, err
 	}
+	recordDisclosure(ctx, h.audit, sb, env)
 	h.logger.Info("credentials disclosed", "sandbox_id", sb.Object.ID, "actor", principal.From(ctx).Actor(), "environment", env)
 	return environmentToWire(sb, env, h.logs)
 }

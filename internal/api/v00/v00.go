@@ -14,6 +14,7 @@ import (
 	"sallyport.dev/sallyport/gen/sallyportpb"
 	"sallyport.dev/sallyport/gen/v00/inferencepb"
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
+	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/driver/compute"
 	"sallyport.dev/sallyport/internal/driver/credentials"
 	"sallyport.dev/sallyport/internal/provider"
@@ -51,6 +52,10 @@ type Services struct {
 	// DriverName is the configured name of the compute driver.
 	DriverName string
 	Logger     *slog.Logger
+	// Audit is searched by ListAuditRecords; nil means that there is no audit log.
+	Audit AuditLog
+	// Recorder is told which credentials were disclosed to whom; nil discards.
+	Recorder audit.Recorder
 }
 
 // openShell composes the one service of the contract from one handler type a topic. Methods that no handler has
@@ -84,7 +89,7 @@ func Register(s grpc.ServiceRegistrar, svc Services) {
 		providerHandler:   providerHandler{svc.Providers},
 		supervisorHandler: supervisorHandler{svc.Sandboxes, svc.Relays},
 		execHandler:       execHandler{svc.Sandboxes, svc.Exec},
-		configHandler:     configHandler{svc.Sandboxes, svc.Providers, svc.Logs, svc.Logger},
+		configHandler:     configHandler{svc.Sandboxes, svc.Providers, svc.Logs, svc.Logger, recorderOf(svc)},
 		logHandler:        logHandler{svc.Sandboxes, svc.Logs},
 		identityHandler:   identityHandler{svc},
 	})
