@@ -93,6 +93,10 @@ func (h identityHandler) mint(sandboxID string) (string, time.Time, error) {
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(err, fault.Unavailable, "SANDBOX_TOKEN_MINT", "sandbox identity cannot be minted").WithNext("retry")
 	}
+	if h.svc.Revocations != nil {
+		// The supervisor's open streams came with the token before.
+		h.svc.Revocations.Renewed(sandboxID, expires)
+	}
 	return token, expires, nil
 }
 

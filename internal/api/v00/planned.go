@@ -42,7 +42,7 @@ func Planned() map[string]Plan {
 	for m := range strings.FieldsSeq("GetInferenceBundle SetClusterInference GetClusterInference SetInferenceRoute GetInferenceRoute DeleteInferenceRoute") {
 		out["/openshell.inference.v1.Inference/"+m] = PlanInference
 	}
-	for m := range strings.FieldsSeq("ExplainAccess PreviewAccess Revoke Restore ListRevocations") {
+	for m := range strings.FieldsSeq("ExplainAccess PreviewAccess") {
 		out["/sallyport.v1.Gateway/"+m] = PlanIdentity
 	}
 	return out

@@ -56,6 +56,8 @@ type Services struct {
 	Audit AuditLog
 	// Recorder is told which credentials were disclosed to whom; nil discards.
 	Recorder audit.Recorder
+	// Revocations refuses identities; nil means that nobody can be revoked.
+	Revocations Revocations
 }
 
 // openShell composes the one service of the contract from one handler type a topic. Methods that no handler has
