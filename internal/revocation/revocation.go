@@ -41,7 +41,7 @@ const (
 	ReasonNotFound = "REVOCATION_NOT_FOUND"
 	ReasonTooMany  = "TOO_MANY_REVOCATIONS"
 	// ReasonPageToken is given for a page token that no list has handed out.
-	ReasonPageToken = "PAGE_TOKEN_INVALID"
+	ReasonPageToken = "PAGE_TOKEN"
 	// ReasonUnreadable is given for a stored revocation that cannot be read.
 	ReasonUnreadable = "REVOCATION_UNREADABLE"
 )

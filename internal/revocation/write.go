@@ -121,7 +121,7 @@ func (r *Registry) Restore(ctx context.Context, id string) error {
 // last. A size of 0 means DefaultPage. What is revoked while somebody turns pages may be missed, nothing is shown twice.
 func (r *Registry) List(size int, token string) ([]Revocation, string, error) {
 	if size < 0 || size > MaxPage {
-		return nil, "", fault.New(fault.InvalidArgument, "PAGE_SIZE_INVALID", "page_size must be between 0 and %d, got %d", MaxPage, size).
+		return nil, "", fault.New(fault.InvalidArgument, "PAGE_SIZE", "page_size must be between 0 and %d, got %d", MaxPage, size).
 			WithNext("ask for fewer at a time")
 	}
 	if size == 0 {
