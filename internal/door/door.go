@@ -21,6 +21,7 @@ import (
 	"sallyport.dev/sallyport/internal/authn"
 	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/principal"
+	"sallyport.dev/sallyport/internal/streamstop"
 )
 
 // Headers the door reads. Everything a client sends in others, markers that gateways of the mvp generation pass
@@ -192,12 +193,15 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 		if err != nil {
 			return d.leave(ctx, c, err, grpc.SetTrailer)
 		}
-		admitted, end := context.WithCancelCause(admitted)
+		end := streamstop.Of(admitted)
+		if end == nil {
+			admitted, end = context.WithCancelCause(admitted)
+		}
 		defer end(nil)
 		defer d.sessions.Enter(c.principal, end)()
 		setErr := stream.SetHeader(metadata.MD{headerRequestID: {c.requestID}})
 		err = c.stream(server, &admittedStream{ServerStream: stream, ctx: admitted, call: c, door: d}, handler)
-		if cause := context.Cause(admitted); cause != nil && ctx.Err() == nil {
+		if cause := context.Cause(admitted); cause != nil {
 			// Even if the handler calls it an orderly end: the client must not take what it got for all there is.
 			err = errStreamEnded(cause, err)
 		}
