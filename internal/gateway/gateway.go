@@ -336,6 +336,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.relays.Beat(gctx)
 		return nil
 	})
+	group.Go(func() error {
+		trim(gctx, g.relays.Sessions)
+		return nil
+	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
 	group.Go(func() error { return g.sandboxes.Retry(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })

@@ -46,8 +46,7 @@ func ownSandbox(ctx context.Context, sandboxes *sandbox.Service, id string) erro
 		return fault.New(fault.PermissionDenied, "CROSS_SANDBOX", "cross-sandbox access denied").
 			WithNext("a sandbox may act for itself only")
 	}
-	_, err := sandboxes.ByID(id)
-	return err
+	return sandboxes.Exists(id)
 }
 
 // ConnectSupervisor holds a supervisor's session. This goroutine receives; others send as there is something to send,
