@@ -21,6 +21,7 @@ import (
 	"sallyport.dev/sallyport/internal/authn"
 	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/principal"
+	"sallyport.dev/sallyport/internal/streamstop"
 )
 
 // Headers the door reads. Everything a client sends in others, markers that gateways of the mvp generation pass
@@ -188,16 +189,19 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx := stream.Context()
 		c := d.enter(ctx, info.FullMethod)
-		admitted, err := d.admit(ctx, c)
+		admitted, err := d.admitAside(ctx, c)
 		if err != nil {
 			return d.leave(ctx, c, err, grpc.SetTrailer)
 		}
-		admitted, end := context.WithCancelCause(admitted)
+		end := streamstop.Of(admitted)
+		if end == nil {
+			admitted, end = context.WithCancelCause(admitted)
+		}
 		defer end(nil)
 		defer d.sessions.Enter(c.principal, end)()
 		setErr := stream.SetHeader(metadata.MD{headerRequestID: {c.requestID}})
 		err = c.stream(server, &admittedStream{ServerStream: stream, ctx: admitted, call: c, door: d}, handler)
-		if cause := context.Cause(admitted); cause != nil && ctx.Err() == nil {
+		if cause := context.Cause(admitted); cause != nil {
 			// Even if the handler calls it an orderly end: the client must not take what it got for all there is.
 			err = errStreamEnded(cause, err)
 		}
@@ -244,6 +248,19 @@ func (d *Door) enter(ctx context.Context, method string) *call {
 	}
 	c.requestID = requestIDOf(metadata.ValueFromIncomingContext(ctx, headerRequestID))
 	return c
+}
+
+// admitAside is admit on a goroutine of its own. Checking a signature needs a stack several times as large as waiting
+// for a message does, and the stack of a stream would keep that size for as long as the stream lives.
+func (d *Door) admitAside(ctx context.Context, c *call) (admitted context.Context, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer recovered(&err)
+		admitted, err = d.admit(ctx, c)
+	}()
+	<-done
+	return admitted, err
 }
 
 // admit returns the context for the handler, or why the caller is not let in.

@@ -42,6 +42,7 @@ import (
 	"sallyport.dev/sallyport/internal/sandboxlog"
 	"sallyport.dev/sallyport/internal/store"
 	"sallyport.dev/sallyport/internal/store/sqlite"
+	"sallyport.dev/sallyport/internal/streamstop"
 )
 
 var errStarting = errors.New("readiness monitor still initializing")
@@ -237,7 +238,7 @@ func publicServices() []protoreflect.ServiceDescriptor {
 
 func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	options := append(listener.GRPCOptions(), grpc.ChainUnaryInterceptor(d.Unary()), grpc.ChainStreamInterceptor(d.Stream()),
-		grpc.UnknownServiceHandler(d.Unknown()))
+		grpc.UnknownServiceHandler(d.Unknown()), grpc.InTapHandle(streamstop.Tap(v00.Streams())))
 	g.grpc = grpc.NewServer(options...)
 	v00.Register(g.grpc, services)
 	healthServer := health.NewServer()
@@ -331,6 +332,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 		"sandboxes", g.store.Count(sandbox.Kind))
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.readiness.Run(gctx) })
+	group.Go(func() error {
+		g.relays.Beat(gctx)
+		return nil
+	})
+	group.Go(func() error {
+		trim(gctx, g.relays.Sessions)
+		return nil
+	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
 	group.Go(func() error { return g.sandboxes.Retry(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })

@@ -74,16 +74,17 @@ func (r *Registry) lookup(sandboxID string) *Session {
 }
 
 // Connect registers a supervisor's session. A live session of the same sandbox is superseded: it ends at once
-// and with it its relays. The caller runs Session.Serve and finally calls Session.End.
-func (r *Registry) Connect(ctx context.Context, hello Hello) (*Session, error) {
+// and with it its relays. The session sends through send, one message at a time, and calls stop, once, when it ends,
+// which has to end a waiting send. The caller receives, and finally calls Session.End and Session.Wait.
+func (r *Registry) Connect(ctx context.Context, hello Hello, send func(Message) error, stop func()) (*Session, error) {
 	if hello.SandboxID == "" {
 		return nil, fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "sandbox_id is required")
 	}
 	s := &Session{
-		ID: uuid.NewString(), hello: hello, registry: r,
-		out: make(chan Message, outboundQueue), done: make(chan struct{}), channels: map[string]*Channel{},
+		ID: uuid.NewString(), hello: hello, registry: r, send: send, stop: stop, done: make(chan struct{}),
 	}
 	s.Seen()
+	s.beaten = s.seen.Load()
 	sh := r.shard(hello.SandboxID)
 	sh.mu.Lock()
 	old := sh.sessions[hello.SandboxID]
@@ -142,16 +143,38 @@ func (r *Registry) Drain(ctx context.Context, reason string) {
 
 // Close ends all sessions.
 func (r *Registry) Close(reason string) {
+	r.each(func(s *Session) { s.End(reason) })
+}
+
+// Beat keeps the sessions' heartbeats until ctx ends: one clock for all, since a timer and a goroutine each would
+// cost more than an idle session needs otherwise.
+func (r *Registry) Beat(ctx context.Context) {
+	ticker := time.NewTicker(beatInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			at := now()
+			r.each(func(s *Session) { s.beat(at) })
+		}
+	}
+}
+
+// each calls f with every session, outside the locks.
+func (r *Registry) each(f func(*Session)) {
+	var all []*Session
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
-		all := make([]*Session, 0, len(sh.sessions))
+		all = all[:0]
 		for _, s := range sh.sessions {
 			all = append(all, s)
 		}
 		sh.mu.Unlock()
 		for _, s := range all {
-			s.End(reason)
+			f(s)
 		}
 	}
 }

@@ -27,8 +27,8 @@ const (
 	HeartbeatInterval = 15 * time.Second
 	// SilenceLimit is how long a supervisor may stay silent before its session ends.
 	SilenceLimit = 3 * HeartbeatInterval
-	// outboundQueue bounds the control messages that wait for a slow supervisor.
-	outboundQueue = 16
+	// beatInterval is how exactly heartbeats are kept.
+	beatInterval = time.Second
 )
 
 // Target is what the supervisor shall connect a relay to. The zero Target is the sandbox's SSH server.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,26 +64,49 @@ func (p *pipe) Recv() ([]byte, error) {
 	}
 }
 
-// supervisor connects a session and answers each Open with claim.
-func supervisor(t *testing.T, r *relay.Registry, hello relay.Hello, claim func(relay.Open)) *relay.Session {
-	t.Helper()
-	s, err := r.Connect(t.Context(), hello)
+func ignore(relay.Message) error { return nil }
+
+// TestABlockedSendEndsWithTheSession has a supervisor that takes nothing: the session ends it by its stop.
+func TestABlockedSendEndsWithTheSession(t *testing.T) {
+	t.Parallel()
+	r := relay.NewRegistry(&log{})
+	stopped, sending := make(chan struct{}), make(chan struct{})
+	s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true}, func(relay.Message) error {
+		close(sending)
+		<-stopped
+		return io.ErrClosedPipe
+	}, func() { close(stopped) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan struct{})
+	opened := make(chan error, 1)
 	go func() {
-		defer close(served)
-		_ = s.Serve(context.Background(), func(m relay.Message) error {
-			if m.Open != nil && claim != nil {
-				go claim(*m.Open)
-			}
-			return nil
-		})
+		_, err := r.Open(t.Context(), "a", relay.Target{})
+		opened <- err
 	}()
+	<-sending
+	s.End("tired")
+	s.Wait()
+	if err := <-opened; !fault.Is(err, fault.Unavailable) {
+		t.Errorf("Open = %v", err)
+	}
+}
+
+// supervisor connects a session and answers each Open with claim.
+func supervisor(t *testing.T, r *relay.Registry, hello relay.Hello, claim func(relay.Open)) *relay.Session {
+	t.Helper()
+	s, err := r.Connect(t.Context(), hello, func(m relay.Message) error {
+		if m.Open != nil && claim != nil {
+			go claim(*m.Open)
+		}
+		return nil
+	}, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		s.End("test over")
-		<-served
+		s.Wait()
 	})
 	return s
 }
@@ -189,7 +213,7 @@ func TestSupersedingSession(t *testing.T) {
 	l := &log{}
 	r := relay.NewRegistry(l)
 	old := supervisor(t, r, relay.Hello{SandboxID: "a", InstanceID: "1", Takeover: true}, nil)
-	if _, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", InstanceID: "x"}); !fault.Is(err, fault.FailedPrecondition) {
+	if _, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", InstanceID: "x"}, ignore, func() {}); !fault.Is(err, fault.FailedPrecondition) {
 		t.Fatalf("a session that may not take over: %v, want FailedPrecondition", err)
 	}
 	supervisor(t, r, relay.Hello{SandboxID: "a", InstanceID: "2", Takeover: true}, nil)
@@ -209,21 +233,16 @@ func TestSupersedingSession(t *testing.T) {
 func TestPendingLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := relay.NewRegistry(&log{})
-		s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true})
+		opened := make(chan string, relay.MaxPendingPerSandbox+1)
+		s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true}, func(m relay.Message) error {
+			if m.Open != nil {
+				opened <- m.Open.ChannelID
+			}
+			return nil
+		}, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
-		opened := make(chan string, relay.MaxPendingPerSandbox+1)
-		serving, stop := context.WithCancel(t.Context())
-		defer stop()
-		go func() {
-			_ = s.Serve(serving, func(m relay.Message) error {
-				if m.Open != nil {
-					opened <- m.Open.ChannelID
-				}
-				return nil
-			})
-		}()
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for range relay.MaxPendingPerSandbox {
@@ -260,11 +279,19 @@ func TestPendingLimits(t *testing.T) {
 func TestClaimTimeoutAndSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := relay.NewRegistry(&log{})
-		s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true})
+		var beats atomic.Int64
+		s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true}, func(m relay.Message) error {
+			if m.Heartbeat {
+				beats.Add(1)
+			}
+			return nil
+		}, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
-		go func() { _ = s.Serve(t.Context(), func(relay.Message) error { return nil }) }()
+		beating, stop := context.WithCancel(t.Context())
+		defer stop()
+		go r.Beat(beating)
 		start := time.Now()
 		if _, err := r.Open(t.Context(), "a", relay.Target{}); !fault.Is(err, fault.DeadlineExceeded) {
 			t.Errorf("unclaimed relay: %v, want DeadlineExceeded", err)
@@ -275,6 +302,9 @@ func TestClaimTimeoutAndSilence(t *testing.T) {
 		<-s.Done()
 		if took := time.Since(start); took <= relay.SilenceLimit || took > relay.SilenceLimit+relay.HeartbeatInterval {
 			t.Errorf("silent session ended after %s, want just over %s", took, relay.SilenceLimit)
+		}
+		if beats.Load() != int64(relay.SilenceLimit/relay.HeartbeatInterval) {
+			t.Errorf("%d heartbeats until then", beats.Load())
 		}
 	})
 }
@@ -295,7 +325,7 @@ func TestWaitForSession(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true})
+		s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true}, ignore, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -329,18 +359,18 @@ func TestTargetFailureOnlyFromTheOwningSession(t *testing.T) {
 
 func BenchmarkOpenClaim(b *testing.B) {
 	r := relay.NewRegistry(&log{})
-	s, err := r.Connect(b.Context(), relay.Hello{SandboxID: "a", Takeover: true})
+	s, err := r.Connect(b.Context(), relay.Hello{SandboxID: "a", Takeover: true}, func(m relay.Message) error {
+		if m.Open != nil {
+			_, _ = r.Claim(m.Open.ChannelID, "a", &pipe{})
+		}
+		return nil
+	}, func() {})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.End("done")
-	go func() {
-		_ = s.Serve(b.Context(), func(m relay.Message) error {
-			if m.Open != nil {
-				_, _ = r.Claim(m.Open.ChannelID, "a", &pipe{})
-			}
-			return nil
-		})
+	defer func() {
+		s.End("done")
+		s.Wait()
 	}()
 	b.ReportAllocs()
 	for b.Loop() {

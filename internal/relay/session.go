@@ -18,10 +18,17 @@ type Session struct {
 
 	hello    Hello
 	registry *Registry
-	out      chan Message
+	send     func(Message) error
+	stop     func()
 	seen     atomic.Int64
+	// beaten is when the last heartbeat went out; the registry's beat alone touches it.
+	beaten int64
+	// writers is the goroutine that sends, if there is something to send.
+	writers sync.WaitGroup
 
 	mu       sync.Mutex
+	queue    []Message
+	writing  bool
 	channels map[string]*Channel
 	ended    bool
 	reason   string
@@ -50,32 +57,58 @@ func (s *Session) Reason() string {
 // Seen records that the supervisor sent something.
 func (s *Session) Seen() { s.seen.Store(now().UnixNano()) }
 
-// Serve sends control messages and heartbeats through send until the session or ctx ends, and ends the session
-// when the supervisor has been silent for SilenceLimit. It returns send's error if there was one.
-func (s *Session) Serve(ctx context.Context, send func(Message) error) error {
-	ticker := time.NewTicker(HeartbeatInterval)
-	defer ticker.Stop()
+// enqueue has a message sent, if the session lives. The queue needs no bound of its own: what may wait for a claim is
+// bounded, and the other messages are left out where something waits already.
+func (s *Session) enqueue(m Message) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || m.Open == nil && len(s.queue) > 0 {
+		return false
+	}
+	s.queue = append(s.queue, m)
+	if !s.writing {
+		s.writing = true
+		s.writers.Add(1)
+		go s.write()
+	}
+	return true
+}
+
+// write sends what is queued. It lives only as long as there is something to send: a session at rest costs no
+// goroutine beyond the one that receives.
+func (s *Session) write() {
+	defer s.writers.Done()
 	for {
-		select {
-		case <-s.done:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case m := <-s.out:
-			if err := send(m); err != nil {
-				return err
-			}
-		case <-ticker.C:
-			if now().Sub(time.Unix(0, s.seen.Load())) > SilenceLimit {
-				s.End("no sign of life from the supervisor for " + SilenceLimit.String())
-				return nil
-			}
-			if err := send(Message{Heartbeat: true}); err != nil {
-				return err
-			}
+		s.mu.Lock()
+		if len(s.queue) == 0 || s.ended {
+			s.queue, s.writing = nil, false
+			s.mu.Unlock()
+			return
+		}
+		m := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		if err := s.send(m); err != nil {
+			s.End("supervisor connection lost")
 		}
 	}
 }
+
+// beat sends a heartbeat when one is due, and ends the session of a supervisor that has been silent too long.
+func (s *Session) beat(at time.Time) {
+	if at.UnixNano()-s.beaten < int64(HeartbeatInterval) {
+		return
+	}
+	s.beaten = at.UnixNano()
+	if at.Sub(time.Unix(0, s.seen.Load())) > SilenceLimit {
+		s.End("no sign of life from the supervisor for " + SilenceLimit.String())
+		return
+	}
+	s.enqueue(Message{Heartbeat: true})
+}
+
+// Wait returns when nothing is being sent any more on a session that has ended.
+func (s *Session) Wait() { s.writers.Wait() }
 
 // End ends the session and every relay on it. The first reason wins.
 func (s *Session) End(reason string) {
@@ -92,6 +125,7 @@ func (s *Session) End(reason string) {
 	s.attached = nil
 	close(s.done)
 	s.mu.Unlock()
+	s.stop()
 	for _, c := range channels {
 		c.end(disconnected(reason))
 	}
@@ -155,6 +189,9 @@ func (s *Session) add(c *Channel) error {
 		return fault.New(fault.ResourceExhausted, "RELAY_SANDBOX_LIMIT", "per-sandbox relay limit reached").
 			WithNext("close some of the sandbox's sessions first")
 	}
+	if s.channels == nil {
+		s.channels = map[string]*Channel{}
+	}
 	s.channels[c.ID] = c
 	s.registry.relays.Add(1)
 	return nil
@@ -162,14 +199,8 @@ func (s *Session) add(c *Channel) error {
 
 // offer sends the Open and waits for the claim.
 func (s *Session) offer(ctx context.Context, c *Channel, target Target, timeout <-chan time.Time) error {
-	select {
-	case s.out <- Message{Open: &Open{ChannelID: c.ID, Target: target}}:
-	case <-s.done:
+	if !s.enqueue(Message{Open: &Open{ChannelID: c.ID, Target: target}}) {
 		return disconnected(s.Reason())
-	case <-ctx.Done():
-		return canceled(ctx)
-	case <-timeout:
-		return openTimedOut()
 	}
 	select {
 	case <-c.claimed:
@@ -185,12 +216,9 @@ func (s *Session) offer(ctx context.Context, c *Channel, target Target, timeout 
 	}
 }
 
-// withdraw tells the supervisor that a relay is no longer wanted, if there is room to say so.
+// withdraw tells the supervisor that a relay is no longer wanted, if nothing waits to be sent already.
 func (s *Session) withdraw(c *Channel) {
-	select {
-	case s.out <- Message{Close: &Close{ChannelID: c.ID, Reason: "requester gone"}}:
-	default:
-	}
+	s.enqueue(Message{Close: &Close{ChannelID: c.ID, Reason: "requester gone"}})
 }
 
 func (s *Session) forget(c *Channel) {

@@ -90,6 +90,17 @@ func (s *Service) ByID(id string) (*Sandbox, error) {
 	return s.compose(o)
 }
 
+// Exists returns nil if there is a sandbox with this id, and what ByID would say if not.
+func (s *Service) Exists(id string) error {
+	if id == "" {
+		return fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "sandbox_id is required")
+	}
+	if _, err := s.Store.Get(Kind, id); err != nil {
+		return notFound(err)
+	}
+	return nil
+}
+
 // ByName returns a sandbox by workspace and name.
 func (s *Service) ByName(workspace, name string) (*Sandbox, error) {
 	if name == "" {

@@ -16,6 +16,7 @@ import (
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/relay"
 	"sallyport.dev/sallyport/internal/sandbox"
+	"sallyport.dev/sallyport/internal/streamstop"
 )
 
 // helloTimeout bounds the wait for the first message of a supervisor's stream.
@@ -45,103 +46,91 @@ func ownSandbox(ctx context.Context, sandboxes *sandbox.Service, id string) erro
 		return fault.New(fault.PermissionDenied, "CROSS_SANDBOX", "cross-sandbox access denied").
 			WithNext("a sandbox may act for itself only")
 	}
-	_, err := sandboxes.ByID(id)
-	return err
+	return sandboxes.Exists(id)
 }
 
-// ConnectSupervisor holds a supervisor's session: this goroutine sends, one more receives. An idle session costs
-// little more than its connection.
+// ConnectSupervisor holds a supervisor's session. This goroutine receives; others send as there is something to send,
+// and stop the stream when the session ends, so that an idle session costs little more than its connection.
 func (h supervisorHandler) ConnectSupervisor(stream supervisorStream) error {
 	ctx := stream.Context()
-	r := &supervisorReader{stream: stream, hello: make(chan *openshellpb.SupervisorMessage, 1), start: make(chan *relay.Session, 1)}
-	// Without a session to read for, the reader returns.
-	defer close(r.start)
-	go r.run()
-	hello, err := r.awaitHello(ctx)
+	stop := streamstop.Of(ctx)
+	if stop == nil {
+		return fault.New(fault.Internal, "STREAM_NOT_STOPPABLE", "the gateway cannot hold this stream")
+	}
+	hello, err := awaitHello(stream, stop)
 	if err != nil {
 		return err
 	}
 	if err := ownSandbox(ctx, h.sandboxes, hello.SandboxId); err != nil {
 		return err
 	}
+	accepted := make(chan struct{})
 	session, err := h.relays.Connect(ctx, relay.Hello{
 		SandboxID: hello.SandboxId, InstanceID: hello.InstanceId, Capabilities: capabilities(ctx),
 		Takeover: principal.From(ctx).Source != principal.SourceSharedSecret,
-	})
+	}, func(m relay.Message) error {
+		// Nothing goes out before the session is accepted.
+		<-accepted
+		return stream.Send(messageToWire(m))
+	}, func() { stop(errSessionEnded) })
 	if err != nil {
 		return err
 	}
-	defer session.End("supervisor stream ended")
-	if err := stream.Send(&openshellpb.GatewayMessage{Payload: &openshellpb.GatewayMessage_SessionAccepted{
+	err = stream.Send(&openshellpb.GatewayMessage{Payload: &openshellpb.GatewayMessage_SessionAccepted{
 		SessionAccepted: &openshellpb.SessionAccepted{
 			SessionId: session.ID, HeartbeatIntervalSecs: uint32(relay.HeartbeatInterval / time.Second),
 		},
-	}}); err != nil {
-		return err
+	}})
+	close(accepted)
+	if err == nil {
+		err = receive(stream, session)
 	}
-	r.start <- session
-	if err := session.Serve(ctx, func(m relay.Message) error { return stream.Send(messageToWire(m)) }); err != nil {
-		return err
+	session.End("supervisor stream ended")
+	session.Wait()
+	if errors.Is(context.Cause(ctx), errSessionEnded) {
+		return fault.New(fault.Unavailable, "SESSION_ENDED", "session ended: %s", session.Reason()).WithNext("connect again")
 	}
-	return fault.New(fault.Unavailable, "SESSION_ENDED", "session ended: %s", session.Reason()).WithNext("connect again")
+	return err
 }
 
-// supervisorReader receives a supervisor's messages: the first for awaitHello, the others for the session.
-type supervisorReader struct {
-	stream supervisorStream
-	// hello receives the first message, and is closed when there is none.
-	hello chan *openshellpb.SupervisorMessage
-	// err is why; it is set before hello is closed.
-	err   error
-	start chan *relay.Session
+// errSessionEnded and errNoHello are why the gateway stopped a supervisor's stream.
+var (
+	errSessionEnded = errors.New("session ended")
+	errNoHello      = errors.New("no hello")
+)
+
+// awaitHello receives the first message.
+func awaitHello(stream supervisorStream, stop context.CancelCauseFunc) (*openshellpb.SupervisorHello, error) {
+	timer := time.AfterFunc(helloTimeout, func() { stop(errNoHello) })
+	defer timer.Stop()
+	first, err := stream.Recv()
+	switch {
+	case err == nil && first.GetHello() != nil:
+		return first.GetHello(), nil
+	case err == nil:
+		return nil, fault.New(fault.InvalidArgument, "HELLO_EXPECTED", "expected SupervisorHello")
+	case errors.Is(err, io.EOF):
+		return nil, fault.New(fault.InvalidArgument, "HELLO_EXPECTED", "stream closed before hello")
+	case errors.Is(context.Cause(stream.Context()), errNoHello):
+		return nil, fault.New(fault.DeadlineExceeded, "HELLO_TIMEOUT", "no hello within %s", helloTimeout)
+	}
+	return nil, err
 }
 
-// run ends with the stream, which ends when the call returns.
-func (r *supervisorReader) run() {
-	first, err := r.stream.Recv()
-	if err != nil {
-		r.err = err
-		close(r.hello)
-		return
-	}
-	r.hello <- first
-	session, ok := <-r.start
-	if !ok {
-		return
-	}
+// receive hands a supervisor's messages to its session until either ends.
+func receive(stream supervisorStream, session *relay.Session) error {
 	for {
-		m, err := r.stream.Recv()
+		m, err := stream.Recv()
 		switch {
 		case err == nil:
 			handleSupervisor(session, m)
 			continue
 		case errors.Is(err, io.EOF):
 			session.End("supervisor closed its stream")
-		default:
-			session.End("supervisor connection lost")
+			return nil
 		}
-		return
-	}
-}
-
-func (r *supervisorReader) awaitHello(ctx context.Context) (*openshellpb.SupervisorHello, error) {
-	timer := time.NewTimer(helloTimeout)
-	defer timer.Stop()
-	select {
-	case m, ok := <-r.hello:
-		switch hello := m.GetHello(); {
-		case hello != nil:
-			return hello, nil
-		case ok:
-			return nil, fault.New(fault.InvalidArgument, "HELLO_EXPECTED", "expected SupervisorHello")
-		case errors.Is(r.err, io.EOF):
-			return nil, fault.New(fault.InvalidArgument, "HELLO_EXPECTED", "stream closed before hello")
-		}
-		return nil, r.err
-	case <-timer.C:
-		return nil, fault.New(fault.DeadlineExceeded, "HELLO_TIMEOUT", "no hello within %s", helloTimeout)
-	case <-ctx.Done():
-		return nil, fault.Wrap(context.Cause(ctx), fault.Canceled, "CALLER_GONE", "the caller ended the call")
+		session.End("supervisor connection lost")
+		return err
 	}
 }
 

@@ -5,6 +5,7 @@ package v00
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -112,6 +113,19 @@ func Descriptors() []protoreflect.ServiceDescriptor {
 		inferencepb.File_openshell_inference_v1_inference_proto.Services().ByName("Inference"),
 		sallyportpb.File_sallyport_v1_sallyport_proto.Services().ByName("Gateway"),
 	}
+}
+
+// Streams are the methods, as full names, whose streams the gateway has to be able to end.
+func Streams() map[string]bool {
+	out := map[string]bool{}
+	for _, service := range Descriptors() {
+		for i := range service.Methods().Len() {
+			if m := service.Methods().Get(i); m.IsStreamingServer() || m.IsStreamingClient() {
+				out[fmt.Sprintf("/%s/%s", service.FullName(), m.Name())] = true
+			}
+		}
+	}
+	return out
 }
 
 // millis is the wire's form of a time: Unix milliseconds, 0 for none.

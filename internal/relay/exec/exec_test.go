@@ -140,34 +140,32 @@ func sshSandbox(t *testing.T) (*exec.Runner, *int) {
 	config := &ssh.ServerConfig{NoClientAuth: true}
 	config.AddHostKey(signer)
 	r := relay.NewRegistry(observer{})
-	s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true})
+	var running sync.WaitGroup
+	opened := 0
+	s, err := r.Connect(t.Context(), relay.Hello{SandboxID: "a", Takeover: true}, func(m relay.Message) error {
+		if m.Open == nil {
+			return nil
+		}
+		opened++
+		gateway, box := socketPair(t)
+		c, err := r.Claim(m.Open.ChannelID, "a", wire{gateway})
+		if err != nil {
+			return err
+		}
+		running.Go(func() { serveSSH(box, config) })
+		running.Go(func() {
+			<-c.Done()
+			gateway.Close()
+			box.Close()
+		})
+		return nil
+	}, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var running sync.WaitGroup
-	opened := 0
-	running.Go(func() {
-		_ = s.Serve(context.Background(), func(m relay.Message) error {
-			if m.Open == nil {
-				return nil
-			}
-			opened++
-			gateway, box := socketPair(t)
-			c, err := r.Claim(m.Open.ChannelID, "a", wire{gateway})
-			if err != nil {
-				return err
-			}
-			running.Go(func() { serveSSH(box, config) })
-			running.Go(func() {
-				<-c.Done()
-				gateway.Close()
-				box.Close()
-			})
-			return nil
-		})
-	})
 	t.Cleanup(func() {
 		s.End("test over")
+		s.Wait()
 		running.Wait()
 	})
 	return exec.NewRunner(r), &opened
