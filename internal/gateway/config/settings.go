@@ -184,9 +184,9 @@ func webURL(value string) (cause, remedy string) {
 	u, err := url.Parse(value)
 	switch {
 	case err != nil:
-		return fmt.Sprintf("not a URL: %q", value), "write https://host[:port][/path]"
+		return "not a URL", "write https://host[:port][/path]"
 	case u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Sprintf("not an absolute http or https URL: %q", value), "write https://host[:port][/path]"
+		return fmt.Sprintf("not an absolute http or https URL: %q", u.Redacted()), "write https://host[:port][/path]"
 	case u.Host == "" || u.User != nil || u.Fragment != "":
 		return fmt.Sprintf("a URL with a host and without user or fragment is needed, got %q", u.Redacted()), "write https://host[:port][/path]"
 	}
