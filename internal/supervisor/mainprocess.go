@@ -93,7 +93,7 @@ func (s *supervisor) reportExit(ctx context.Context, code int) {
 			s.log.Warn("gateway refused the main process's exit code", "error", err)
 			return
 		case codes.Unauthenticated:
-			s.renew(ctx)
+			s.renew(ctx, err)
 		}
 		select {
 		case <-ctx.Done():

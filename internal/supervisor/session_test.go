@@ -297,6 +297,86 @@ func TestTokenIsSentRefreshedAndReadAgain(t *testing.T) {
 	g.Session(t)
 }
 
+// The gateway was away for longer than the token lived, or the supervisor was: both get back in by themselves.
+func TestExpiredTokenIsRenewed(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]time.Time{
+		"by its own clock": time.Now().Add(-time.Hour), "by the gateway's clock alone": time.Now().Add(time.Hour),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, fresh := jwt(end, "old"), jwt(time.Now().Add(time.Hour), "fresh")
+			g := gatewaytest.New(t, true)
+			g.Set(func(g *gatewaytest.Gateway) { g.Token, g.Expired, g.NextToken = fresh, old, fresh })
+			s := start(t, g, map[string]string{"OPENSHELL_SANDBOX_TOKEN": old})
+			session := g.Session(t)
+			if got := session.Metadata.Get("authorization"); len(got) != 1 || got[0] != "Bearer "+fresh {
+				t.Error("the session does not carry the new token")
+			}
+			if out := s.log.String(); strings.Contains(out, old) || strings.Contains(out, fresh) {
+				t.Error("a token is in the log")
+			}
+		})
+	}
+}
+
+// The renewed token is where the next supervisor of the sandbox looks for it.
+func TestRenewedTokenSurvivesTheSupervisor(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "token")
+	old, fresh := jwt(time.Now().Add(-time.Hour), "old"), jwt(time.Now().Add(time.Hour), "fresh")
+	if err := os.WriteFile(file, []byte(old), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g := gatewaytest.New(t, true)
+	g.Set(func(g *gatewaytest.Gateway) { g.Token, g.Expired, g.NextToken = fresh, old, fresh })
+	start(t, g, map[string]string{"OPENSHELL_SANDBOX_TOKEN_FILE": file})
+	g.Session(t)
+	raw, err := os.ReadFile(file)
+	if err != nil || strings.TrimSpace(string(raw)) != fresh {
+		t.Errorf("the file was not replaced: %v", err)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+	// The next one needs no renewal.
+	g.Set(func(g *gatewaytest.Gateway) { g.Expired = "" })
+	calls := g.Calls("RefreshSandboxToken")
+	start(t, g, map[string]string{"OPENSHELL_SANDBOX_TOKEN_FILE": file})
+	g.Session(t)
+	if got := g.Calls("RefreshSandboxToken"); got != calls {
+		t.Errorf("%d refreshes more", got-calls)
+	}
+}
+
+// A gateway that does not know our token any more gets the service account's again.
+func TestServiceAccountIsExchangedAgain(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "sa")
+	if err := os.WriteFile(file, []byte("service-account"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := gatewaytest.New(t, false)
+	first, second := jwt(time.Now().Add(time.Hour), "1"), jwt(time.Now().Add(time.Hour), "2")
+	g.Set(func(g *gatewaytest.Gateway) { g.Token, g.NextToken = first, first })
+	start(t, g, map[string]string{"OPENSHELL_K8S_SA_TOKEN_FILE": file})
+	session := g.Session(t)
+	g.Set(func(g *gatewaytest.Gateway) { g.Token, g.NextToken = second, second })
+	if err := os.WriteFile(file, []byte("rotated"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	session.End(status.Error(codes.Unavailable, "restart"))
+	g.Session(t)
+	if got := g.Metadata("IssueSandboxToken").Get("authorization"); len(got) != 1 || got[0] != "Bearer rotated" {
+		t.Errorf("authorization = %q", got)
+	}
+}
+
 // A supervisor that enforces nothing must not say that it does.
 func TestPolicyWithRulesIsNotCalledLoaded(t *testing.T) {
 	t.Parallel()

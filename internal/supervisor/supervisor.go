@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) (int, error) {
 	}
 	defer conn.Close()
 	gateway := openshellpb.NewOpenShellClient(conn)
-	renew := func(ctx context.Context) { tokens.Renew(ctx, gateway) }
+	renew := func(ctx context.Context, cause error) { tokens.Renew(ctx, gateway, cause) }
 	follower := settings.New(settings.Options{
 		SandboxID: c.SandboxID, Gateway: gateway, Interval: c.PollInterval, Unauthenticated: renew, Log: log,
 	})
@@ -111,7 +111,7 @@ type supervisor struct {
 	launcher *launch.Launcher
 	follower *settings.Follower
 	tokens   *identity.Source
-	renew    func(ctx context.Context)
+	renew    func(ctx context.Context, cause error)
 }
 
 // listen opens the SSH socket, in a private directory if the driver named none.

@@ -25,6 +25,9 @@ const (
 	tokenName  = "OPENSHELL_SANDBOX_TOKEN"
 	secretName = "OPENSHELL_SSH_HANDSHAKE_SECRET"
 	userName   = "OPENSHELL_USER_ENVIRONMENT"
+	// These two name files of secrets.
+	tokenFileName   = "OPENSHELL_SANDBOX_TOKEN_FILE"
+	accountFileName = "OPENSHELL_K8S_SA_TOKEN_FILE"
 	// markerName is what the process driver knows the processes of a sandbox by; children keep it.
 	markerName = "SALLYPORT_SANDBOX_ID"
 )
@@ -79,8 +82,8 @@ func Load(get func(string) string) (*Config, error) {
 			ServerName: get("OPENSHELL_GATEWAY_TLS_SERVER_NAME"),
 		},
 		Identity: identity.Config{
-			Token: get(tokenName), TokenFile: get("OPENSHELL_SANDBOX_TOKEN_FILE"),
-			ServiceAccountFile: get("OPENSHELL_K8S_SA_TOKEN_FILE"), Secret: get(secretName),
+			Token: get(tokenName), TokenFile: get(tokenFileName),
+			ServiceAccountFile: get(accountFileName), Secret: get(secretName),
 		},
 	}
 	var problems []error
@@ -143,6 +146,10 @@ func parseUserEnvironment(raw string) (map[string]string, error) {
 	if err := json.Unmarshal([]byte(raw), &m); err != nil {
 		// The decoder's own words may quote a value.
 		return nil, errors.New("must be a JSON object of strings")
+	}
+	// A gateway may hand us our credential among these; it is not for children.
+	for _, name := range []string{tokenName, tokenFileName, accountFileName, secretName} {
+		delete(m, name)
 	}
 	return m, nil
 }

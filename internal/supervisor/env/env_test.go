@@ -107,6 +107,18 @@ func TestLoadDecidesWhetherTheConnectionIsSafe(t *testing.T) {
 	}
 }
 
+func TestChildrenDoNotGetTheCredential(t *testing.T) {
+	t.Parallel()
+	c, err := load(map[string]string{"OPENSHELL_USER_ENVIRONMENT": `{"A":"b","OPENSHELL_SANDBOX_TOKEN":"t","OPENSHELL_SANDBOX_TOKEN_FILE":"f",` +
+		`"OPENSHELL_K8S_SA_TOKEN_FILE":"k","OPENSHELL_SSH_HANDSHAKE_SECRET":"s"}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string]string{"A": "b"}, c.UserEnvironment); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestScrubHidesSecretsFromOthers(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()

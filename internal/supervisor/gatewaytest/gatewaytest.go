@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -38,6 +39,8 @@ type Gateway struct {
 
 	// Token is what callers must present, if not empty.
 	Token string
+	// Expired is a token that opens RefreshSandboxToken only; everything else refuses it with the reason.
+	Expired string
 	// Heartbeat is what sessions are told, in seconds.
 	Heartbeat uint32
 	// Mute stops the gateway's own heartbeats, Reject refuses sessions with this reason.
@@ -197,11 +200,27 @@ func (g *Gateway) enter(ctx context.Context, full string) error {
 		return err
 	}
 	if g.Token != "" && method != "IssueSandboxToken" {
-		if a := md.Get("authorization"); len(a) != 1 || a[0] != "Bearer "+g.Token {
+		a := md.Get("authorization")
+		switch {
+		case len(a) == 1 && a[0] == "Bearer "+g.Token:
+		case len(a) == 1 && g.Expired != "" && a[0] == "Bearer "+g.Expired:
+			if method != "RefreshSandboxToken" {
+				return expired()
+			}
+		default:
 			return status.Error(codes.Unauthenticated, "bad token")
 		}
 	}
 	return nil
+}
+
+func expired() error {
+	st, err := status.New(codes.Unauthenticated, "invalid token: ExpiredSignature").
+		WithDetails(&errdetails.ErrorInfo{Reason: "SANDBOX_TOKEN_EXPIRED", Domain: "sallyport.dev"})
+	if err != nil {
+		return err
+	}
+	return st.Err()
 }
 
 // GetSandboxConfig answers with Config.

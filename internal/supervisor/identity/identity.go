@@ -8,9 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -30,6 +27,8 @@ const (
 	minRefresh      = time.Second
 	retryRefresh    = 10 * time.Second
 	callTimeout     = 10 * time.Second
+	// lookInterval is the time between two looks at the token's file.
+	lookInterval = 30 * time.Second
 	// renewPause keeps a gateway that refuses everything from making us read files and ask for tokens in a loop.
 	renewPause   = 2 * time.Second
 	maxTokenFile = 64 << 10
@@ -38,7 +37,8 @@ const (
 // Config names the sources, in order of precedence for the token.
 type Config struct {
 	Token string
-	// TokenFile holds the token and may be replaced while we run.
+	// TokenFile holds the token and may be replaced while we run. Where we may, we keep a renewed token there, so that
+	// it survives us.
 	TokenFile string
 	// ServiceAccountFile holds a Kubernetes service-account token that is exchanged for ours.
 	ServiceAccountFile string
@@ -53,10 +53,17 @@ type Source struct {
 	config Config
 	log    *slog.Logger
 
-	mu      sync.Mutex
-	token   string
-	renewed time.Time
-	changed chan struct{}
+	mu    sync.Mutex
+	token string
+	// fileToken is what the token's file held when we last read or wrote it.
+	fileToken string
+	renewed   time.Time
+	changed   chan struct{}
+
+	// refreshing is held while a token is asked for and kept.
+	refreshing sync.Mutex
+	// unkept tells that the log has the reason why tokens cannot be kept. It belongs to refreshing.
+	unkept bool
 }
 
 var _ credentials.PerRPCCredentials = (*Source)(nil)
@@ -68,39 +75,24 @@ var ErrInsecure = errors.New("refusing to send the sandbox's credential over pla
 // Open reads the first token. With a service-account file alone there is none until Renew has exchanged it.
 func Open(c Config, log *slog.Logger) (*Source, error) {
 	s := &Source{config: c, log: log, token: c.Token, changed: make(chan struct{}, 1)}
-	if s.token == "" && c.TokenFile != "" {
-		token, err := readToken(c.TokenFile)
-		if err != nil {
+	if c.TokenFile != "" {
+		var err error
+		s.fileToken, err = readToken(c.TokenFile)
+		switch {
+		case s.token != "":
+			// The file counts once it changes.
+		case err == nil:
+			s.token = s.fileToken
+		case c.ServiceAccountFile == "":
 			return nil, fmt.Errorf("read sandbox token: %w", err)
+		default:
+			log.Warn("sandbox token file cannot be read; using the service account", "error", err)
 		}
-		s.token = token
 	}
 	if (s.token != "" || c.ServiceAccountFile != "" || c.Secret != "") && !c.Secure {
 		return nil, ErrInsecure
 	}
 	return s, nil
-}
-
-func readToken(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	buf := make([]byte, maxTokenFile+1)
-	n := 0
-	for n < len(buf) {
-		k, err := f.Read(buf[n:])
-		n += k
-		if err != nil {
-			break
-		}
-	}
-	token := strings.TrimSpace(string(buf[:n]))
-	if n > maxTokenFile || token == "" || strings.ContainsAny(token, " \r\n\t") {
-		return "", fmt.Errorf("%s does not hold one token", path)
-	}
-	return token, nil
 }
 
 // Has tells whether there is any credential, now or by exchange.
@@ -141,141 +133,3 @@ func (s *Source) GetRequestMetadata(ctx context.Context, _ ...string) (map[strin
 
 // RequireTransportSecurity leaves the decision to Open, which also allows plaintext on the same machine.
 func (s *Source) RequireTransportSecurity() bool { return false }
-
-// Bootstrap exchanges the service-account token if that is the only source.
-func (s *Source) Bootstrap(ctx context.Context, gateway openshellpb.OpenShellClient) error {
-	s.mu.Lock()
-	needed := s.token == "" && s.config.ServiceAccountFile != ""
-	s.mu.Unlock()
-	if !needed {
-		return nil
-	}
-	return s.exchange(ctx, gateway)
-}
-
-func (s *Source) exchange(ctx context.Context, gateway openshellpb.OpenShellClient) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	r, err := gateway.IssueSandboxToken(ctx, &openshellpb.IssueSandboxTokenRequest{})
-	if err != nil {
-		return fmt.Errorf("exchange service-account token: %w", err)
-	}
-	if r.GetToken() == "" {
-		return errors.New("exchange service-account token: the gateway returned none")
-	}
-	s.set(r.GetToken())
-	return nil
-}
-
-func (s *Source) set(token string) {
-	s.mu.Lock()
-	s.token = token
-	s.mu.Unlock()
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
-}
-
-// Renew looks for a better token after the gateway refused ours: a file that was replaced, or a new exchange. It
-// does nothing if it ran a moment ago.
-func (s *Source) Renew(ctx context.Context, gateway openshellpb.OpenShellClient) {
-	s.mu.Lock()
-	if time.Since(s.renewed) < renewPause {
-		s.mu.Unlock()
-		return
-	}
-	s.renewed = time.Now()
-	old := s.token
-	s.mu.Unlock()
-	switch {
-	case s.config.Token != "":
-		// From the environment, which does not change.
-	case s.config.TokenFile != "":
-		token, err := readToken(s.config.TokenFile)
-		if err != nil {
-			s.log.Warn("sandbox token file cannot be read again", "error", err)
-		} else if token != old {
-			s.set(token)
-			s.log.Info("sandbox token read again from its file")
-		}
-	case s.config.ServiceAccountFile != "":
-		if err := s.exchange(ctx, gateway); err != nil {
-			s.log.Warn("no new sandbox token", "error", err)
-		}
-	}
-}
-
-// Run keeps the token fresh until ctx ends.
-func (s *Source) Run(ctx context.Context, gateway openshellpb.OpenShellClient) error {
-	timer := time.NewTimer(s.next())
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.changed:
-			timer.Reset(s.next())
-		case <-timer.C:
-			timer.Reset(s.refresh(ctx, gateway))
-		}
-	}
-}
-
-// refresh returns when to do it again.
-func (s *Source) refresh(ctx context.Context, gateway openshellpb.OpenShellClient) time.Duration {
-	s.mu.Lock()
-	has := s.token != ""
-	s.mu.Unlock()
-	if !has {
-		return retryRefresh + s.skip(ctx, gateway)
-	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	r, err := gateway.RefreshSandboxToken(call, &openshellpb.RefreshSandboxTokenRequest{})
-	switch status.Code(err) {
-	case codes.OK:
-		if r.GetToken() != "" {
-			s.mu.Lock()
-			s.token = r.GetToken()
-			s.mu.Unlock()
-		}
-		return s.next()
-	case codes.Unimplemented:
-		s.log.Info("gateway does not refresh sandbox tokens")
-		return unknownLifetime
-	case codes.Unauthenticated:
-		s.Renew(ctx, gateway)
-	}
-	if ctx.Err() == nil {
-		s.log.Warn("sandbox token not refreshed", "error", err, "retry_in", retryRefresh)
-	}
-	return retryRefresh
-}
-
-// skip makes the exchange that Bootstrap could not, and returns how much longer there is nothing else to do.
-func (s *Source) skip(ctx context.Context, gateway openshellpb.OpenShellClient) time.Duration {
-	if s.config.ServiceAccountFile == "" {
-		return unknownLifetime
-	}
-	if err := s.exchange(ctx, gateway); err != nil {
-		s.log.Warn("no sandbox token", "error", err, "retry_in", retryRefresh)
-	}
-	return 0
-}
-
-// next returns when the token is due: at four fifths of its remaining life and up to a tenth of that later, so
-// that many supervisors started together do not come together.
-func (s *Source) next() time.Duration {
-	s.mu.Lock()
-	token := s.token
-	s.mu.Unlock()
-	if token == "" {
-		return retryRefresh
-	}
-	due := unknownLifetime
-	if expires, ok := expiry(token); ok {
-		due = min(max(time.Until(expires)*4/5, minRefresh), maxRefresh)
-	}
-	return due + rand.N(due/10+1) //nolint:gosec // Jitter is no secret.
-}

@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -8,10 +9,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -85,6 +89,131 @@ func TestRefreshTimes(t *testing.T) {
 					last = g.at[i]
 				}
 			})
+		})
+	}
+}
+
+// Looking at the file finds what a driver put there, and never goes back to an older token of our own.
+func TestTheFileIsFollowed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "token")
+		put := func(s string) {
+			t.Helper()
+			if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put("in-the-file")
+		s, err := identity.Open(identity.Config{Token: "in-the-environment", TokenFile: file, Secure: true}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := func() string {
+			t.Helper()
+			md, err := s.GetRequestMetadata(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return md["authorization"]
+		}
+		g := &gateway{began: time.Now(), answers: []func() (string, error){func() (string, error) { return "renewed", nil }}}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := s.Run(ctx, g); err != nil {
+				t.Error(err)
+			}
+		})
+		look := func(want string) {
+			t.Helper()
+			time.Sleep(time.Minute) //nolint:forbidigo // The bubble's time.
+			synctest.Wait()
+			if got := sent(); got != "Bearer "+want {
+				t.Errorf("%s is sent, want %s", got, want)
+			}
+		}
+		look("in-the-environment")
+		put("two tokens")
+		look("in-the-environment")
+		put("replaced")
+		look("replaced")
+		time.Sleep(7 * time.Hour) //nolint:forbidigo // The bubble's time.
+		look("renewed")
+		if raw, err := os.ReadFile(file); err != nil || string(raw) != "renewed\n" {
+			t.Errorf("kept %q, %v", raw, err)
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
+// A file that is not ours to write keeps its token, and ours stays in memory.
+func TestAFileOfOthersIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
+	old := token(time.Now().Add(-time.Hour).Unix())
+	if err := os.WriteFile(target, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s, err := identity.Open(identity.Config{TokenFile: link, Secure: true}, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{began: time.Now(), answers: []func() (string, error){func() (string, error) { return old + "x", nil }}}
+	for range 3 {
+		if err := s.Bootstrap(t.Context(), g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if raw, err := os.ReadFile(link); err != nil || string(raw) != old {
+		t.Errorf("the file holds another token: %v", err)
+	}
+	if n := strings.Count(log.String(), "cannot be kept"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, log.String())
+	}
+	if strings.Contains(log.String(), old) {
+		t.Error("a token is in the log")
+	}
+}
+
+// Only an expired token is worth a renewal after the gateway refused it.
+func TestRefusedTokens(t *testing.T) {
+	t.Parallel()
+	alive, over := token(time.Now().Add(time.Hour).Unix()), token(time.Now().Add(-time.Hour).Unix())
+	st, err := status.New(codes.Unauthenticated, "x").WithDetails(&errdetails.ErrorInfo{Reason: "SANDBOX_TOKEN_EXPIRED"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		token string
+		cause error
+		want  int
+	}{
+		"the gateway says expired":   {alive, fmt.Errorf("session: %w", st.Err()), 1},
+		"our clock says expired":     {over, status.Error(codes.Unauthenticated, "invalid token"), 1},
+		"bad for another reason":     {alive, status.Error(codes.Unauthenticated, "invalid token"), 0},
+		"not refused":                {alive, errors.New("broken"), 0},
+		"nothing there to be better": {"", st.Err(), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := &gateway{began: time.Now(), answers: []func() (string, error){func() (string, error) { return "next", nil }}}
+			s, err := identity.Open(identity.Config{Token: tc.token, Secure: true}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 3 { // In a moment only the first counts.
+				s.Renew(t.Context(), g, tc.cause)
+			}
+			if len(g.at) != tc.want {
+				t.Errorf("%d refreshes, want %d", len(g.at), tc.want)
+			}
 		})
 	}
 }

@@ -55,7 +55,7 @@ type Options struct {
 		ServeConn(ctx context.Context, conn net.Conn) error
 	}
 	// Unauthenticated is called when the gateway refused our credential, to get a fresh one; may be nil.
-	Unauthenticated func(ctx context.Context)
+	Unauthenticated func(ctx context.Context, cause error)
 	Log             *slog.Logger
 }
 
@@ -85,7 +85,7 @@ func (c *Client) Run(ctx context.Context) error {
 			delay = firstDelay
 		}
 		if status.Code(reason) == codes.Unauthenticated && c.o.Unauthenticated != nil {
-			c.o.Unauthenticated(ctx)
+			c.o.Unauthenticated(ctx, reason)
 		}
 		wait := jitter(delay)
 		c.o.Log.Warn("gateway session ended; reconnecting", "error", reason, "in", wait.Round(time.Millisecond))

@@ -40,7 +40,7 @@ type Options struct {
 	// Interval is the time between two looks; 0 means DefaultInterval.
 	Interval time.Duration
 	// Unauthenticated is called when the gateway refused our credential; may be nil.
-	Unauthenticated func(ctx context.Context)
+	Unauthenticated func(ctx context.Context, cause error)
 	Log             *slog.Logger
 }
 
@@ -160,7 +160,7 @@ func transient(err error) bool {
 
 func (f *Follower) refused(ctx context.Context, err error) {
 	if status.Code(err) == codes.Unauthenticated && f.o.Unauthenticated != nil {
-		f.o.Unauthenticated(ctx)
+		f.o.Unauthenticated(ctx, err)
 	}
 }
 
