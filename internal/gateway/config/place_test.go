@@ -36,7 +36,7 @@ func TestProblemsNameTheirPlace(t *testing.T) {
 		"outside":         {"[gateway]\nx = 1\n", ":1:2: gateway: unknown key; everything is written below"},
 		"root is a value": {"openshell = 1\n", ":1:1: openshell: must be a table"},
 		"duplicate":       {"[openshell.gateway]\nlog_level = 'info'\nlog_level = 'warn'\n", ":3:"},
-		"typing error":    {"[openshell.gateway]\nlog_levle = 'info'\n", `did you mean "log_level"?`},
+		"typing error":    {"[openshell.gateway]\nlog_levl = 'info'\n", `did you mean "log_level"?`},
 		"typed table":     {"[openshell.gatway]\nlog_level = 'info'\n", `did you mean "gateway"?`},
 		"driver":          {"[openshell.drivers]\nx = 1\n", ":2:1: openshell.drivers.x: must be a table"},
 		"driver socket":   {"[openshell.drivers.x]\nsocket_path = ''\n", ":2:1: openshell.drivers.x.socket_path: must be the path"},

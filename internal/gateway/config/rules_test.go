@@ -26,11 +26,13 @@ func TestModes(t *testing.T) {
 		"workspaces":            {[]string{"--authorization-mode", "workspaces"}, config.Authorization{Mode: config.ModeWorkspaces, AdminRole: "openshell-admin", UserRole: "openshell-user"}, ""},
 		"private workspaces": {
 			[]string{"--authorization-mode", "workspaces", "--sandbox-ownership", "private"},
-			config.Authorization{Mode: config.ModeWorkspaces, AdminRole: "openshell-admin", UserRole: "openshell-user", PrivateSandboxes: true}, "",
+			config.Authorization{Mode: config.ModeWorkspaces, AdminRole: "openshell-admin", UserRole: "openshell-user", PrivateSandboxes: true},
+			"",
 		},
 		"shared roles": {
 			[]string{"--sandbox-ownership", "shared"},
-			config.Authorization{Mode: config.ModeRoles, AdminRole: "openshell-admin", UserRole: "openshell-user"}, "",
+			config.Authorization{Mode: config.ModeRoles, AdminRole: "openshell-admin", UserRole: "openshell-user"},
+			"",
 		},
 		"one role empty":           {[]string{"--oidc-user-role", ""}, config.Authorization{}, "OIDC RBAC misconfiguration"},
 		"empty roles, mode roles":  {append([]string{"--authorization-mode", "roles"}, empty...), config.Authorization{}, "needs role names"},

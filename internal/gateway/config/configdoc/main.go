@@ -3,9 +3,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"sallyport.dev/sallyport/internal/gateway/config"
 )
@@ -21,16 +21,17 @@ func run(args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("want one argument, the folder of the documents, got %d", len(args))
 	}
-	if err := os.WriteFile(filepath.Join(args[0], "gateway.schema.json"), config.Schema(), 0o644); err != nil { //nolint:gosec // reason: a file for everyone
+	docs, err := os.OpenRoot(args[0])
+	if err != nil {
 		return err
 	}
-	path := filepath.Join(args[0], "configuration.md")
-	page, err := os.ReadFile(path)
+	defer docs.Close()
+	page, err := docs.ReadFile("configuration.md")
 	if err != nil {
 		return err
 	}
 	if page, err = config.Reference(page); err != nil {
 		return err
 	}
-	return os.WriteFile(path, page, 0o644) //nolint:gosec // reason: a page for everyone
+	return errors.Join(docs.WriteFile("gateway.schema.json", config.Schema(), 0o644), docs.WriteFile("configuration.md", page, 0o644))
 }
