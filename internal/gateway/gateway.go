@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -22,16 +21,13 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"sallyport.dev/sallyport/internal/api/v00"
-	"sallyport.dev/sallyport/internal/authn"
-	"sallyport.dev/sallyport/internal/authn/oidc"
-	"sallyport.dev/sallyport/internal/authn/sandboxtoken"
-	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/audit/sessions"
 	"sallyport.dev/sallyport/internal/credential"
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/driver"
 	"sallyport.dev/sallyport/internal/driver/compute"
 	"sallyport.dev/sallyport/internal/driver/credentials"
-	"sallyport.dev/sallyport/internal/execchannel"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/gateway/config"
 	"sallyport.dev/sallyport/internal/listener"
@@ -67,7 +63,9 @@ type Gateway struct {
 	conns     []*driver.Conn
 	resolver  *credential.Resolver
 	compute   *compute.Client
-	verifier  *oidc.Verifier
+	identity  identity
+	recorder  audit.Recorder
+	auditLog  *audit.Log
 	sessions  *observer
 	relays    *relay.Registry
 	sandboxes *sandbox.Service
@@ -98,30 +96,20 @@ func (g *Gateway) build(ctx context.Context) error {
 	}
 	g.relays = relay.NewRegistry(g.sessions)
 	g.metrics = newMetrics(g.relays.Sessions, g.relays.Relays, func() int { return g.store.Count(sandbox.Kind) })
-	var tokens *sandboxtoken.Issuer
-	var table *authz.Table
 	var opening errgroup.Group
 	opening.Go(func() error { return g.openStore(ctx) })
-	opening.Go(func() (err error) {
-		tokens, err = sandboxtoken.Open(g.cfg.Sandbox.KeyDir, g.cfg.Sandbox.GatewayID, g.cfg.Sandbox.TTL, time.Now)
-		if err != nil {
-			return fmt.Errorf("open the sandbox keys: %w", err)
-		}
-		table, err = authz.NewTable(append(v00.Descriptors(), publicServices()...)...)
-		if err != nil {
-			return fmt.Errorf("build the rule table: %w", err)
-		}
-		g.metrics.know(table.Methods())
-		return nil
-	})
+	opening.Go(func() error { return errors.Join(g.openTokens(), g.readRules(), g.openAudit()) })
 	if err := opening.Wait(); err != nil {
 		return err
 	}
-	services, err := g.services(tokens)
+	if err := g.identify(); err != nil {
+		return err
+	}
+	services, err := g.services()
 	if err != nil {
 		return err
 	}
-	d, err := g.door(tokens, table)
+	d, err := g.door()
 	if err != nil {
 		return err
 	}
@@ -140,7 +128,8 @@ func (g *Gateway) openStore(ctx context.Context) error {
 }
 
 // services builds the rooms between the dialects and the mechanisms.
-func (g *Gateway) services(tokens *sandboxtoken.Issuer) (v00.Services, error) {
+func (g *Gateway) services() (v00.Services, error) {
+	tokens := g.identity.tokens
 	conn, err := g.dial("compute", g.cfg.Drivers.ComputeSocket)
 	if err != nil {
 		return v00.Services{}, err
@@ -164,12 +153,17 @@ func (g *Gateway) services(tokens *sandboxtoken.Issuer) (v00.Services, error) {
 	g.sandboxes = sandbox.NewService(sandbox.Config{
 		Store: g.store, Driver: g.compute, Sessions: g.relays, Tokens: tokens, Providers: g.providers, Logs: logs, Logger: g.log,
 	})
-	g.sessions.Observer = g.sandboxes
-	return v00.Services{
+	g.sessions.Observer = sessions.New(sessions.Config{Next: g.sandboxes, Recorder: g.recorder, RequestID: door.RequestID})
+	svc := v00.Services{
 		Sandboxes: g.sandboxes, Providers: g.providers, Credentials: g.resolver, Compute: g.compute, Relays: g.relays,
 		Exec: exec.NewRunner(g.relays), Logs: logs, Tokens: tokens, Healthy: func() error { return g.readiness.Err() },
 		Version: g.opts.Version, DriverName: g.cfg.Drivers.Name, Logger: g.log,
-	}, nil
+		Keys: tokens, Recorder: g.recorder, Revocations: g.identity.revoked,
+	}
+	if g.auditLog != nil {
+		svc.Audit = g.auditLog
+	}
+	return svc, nil
 }
 
 // openResolver reaches the credentials driver, if there is one. Without it, providers that name a driver credential
@@ -194,41 +188,6 @@ func (g *Gateway) dial(name, socket string) (*driver.Conn, error) {
 	}
 	g.conns = append(g.conns, conn)
 	return conn, nil
-}
-
-// door builds authentication and authorization.
-func (g *Gateway) door(tokens *sandboxtoken.Issuer, table *authz.Table) (*door.Door, error) {
-	o := g.cfg.OIDC
-	chain := authn.Config{
-		SandboxTokens: tokens, AcceptSharedSecret: g.cfg.Auth.SharedSecret != "", SharedSecret: g.cfg.Auth.SharedSecret,
-	}
-	if o.Issuer != "" {
-		verifier, err := oidc.New(oidc.Config{
-			Issuer: o.Issuer, Audience: o.Audience, DiscoveryURL: o.DiscoveryURL, RolesClaim: o.RolesClaim,
-			ScopesClaim: o.ScopesClaim, JWKSTTL: o.KeysTTL, AllowMissingAudience: o.AllowMissingAudience, Logger: g.log,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("set up OIDC: %w", err)
-		}
-		g.verifier, chain.Users = verifier, verifier
-	}
-	if g.cfg.Auth.AllowUnauthenticated {
-		chain.Development = &authn.Development{Roles: []string{o.AdminRole, o.UserRole}, Scopes: []string{"openshell:all"}}
-	}
-	authenticator, err := authn.New(chain)
-	if err != nil {
-		return nil, fmt.Errorf("set up authentication: %w", err)
-	}
-	authorizer, err := authz.New(table, authz.Policy{
-		AdminRole: o.AdminRole, UserRole: o.UserRole, ScopesEnabled: o.ScopesClaim != "",
-	})
-	if err != nil {
-		return nil, fmt.Errorf("set up authorization: %w", err)
-	}
-	return door.New(door.Config{
-		Authenticator: authenticator, Authorizer: authorizer, Observer: g.metrics, Logger: g.log,
-		Pass: []string{execchannel.MetadataKey},
-	})
 }
 
 // publicServices need no credential.
@@ -263,8 +222,12 @@ func (g *Gateway) probes() map[string]func(context.Context) error {
 	if len(g.conns) > 1 {
 		probes["credentials_driver"] = func(context.Context) error { return g.conns[1].Ready() }
 	}
-	if g.verifier != nil {
-		probes["oidc"] = func(context.Context) error { return g.verifier.Ready() }
+	if len(g.cfg.Issuers) > 0 {
+		probes["oidc"] = func(context.Context) error { return g.identity.issuers.Ready() }
+	}
+	if g.auditLog != nil {
+		log := g.auditLog
+		probes["audit"] = func(context.Context) error { return log.Err() }
 	}
 	return probes
 }
@@ -343,9 +306,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
 	group.Go(func() error { return g.sandboxes.Retry(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })
-	if g.verifier != nil {
-		group.Go(func() error { return ignoreCanceled(gctx, g.verifier.Run(gctx)) })
-	}
+	g.identity.run(gctx, func(loop func(context.Context) error) {
+		group.Go(func() error { return ignoreCanceled(gctx, loop(gctx)) })
+	})
+	g.note(audit.ActionStart, "", map[string]string{"version": g.opts.Version, "address": l.Addr().String()})
 	for _, s := range side {
 		group.Go(func() error { return s.run(gctx) })
 	}
@@ -360,6 +324,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.port.Serve(gctx, l, g.cfg.ShutdownGrace) })
 	err = group.Wait()
 	g.sandboxes.Wait()
+	g.note(audit.ActionStop, "", nil)
 	g.log.Info("gateway stopped")
 	return err
 }
@@ -387,6 +352,8 @@ func (g *Gateway) Close() {
 		}
 	}
 	g.conns = nil
+	g.identity.close()
+	g.closeAudit()
 	if g.store != nil {
 		if err := g.store.Close(); err != nil {
 			g.log.Error("close the store", "error", err)

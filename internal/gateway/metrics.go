@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"sallyport.dev/sallyport/internal/door"
+	"sallyport.dev/sallyport/internal/ratelimit"
 )
 
 // metrics is the gateway's own registry. Labels come from closed sets only: method names of the contract, gRPC codes,
@@ -24,6 +25,11 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	driver   *prometheus.HistogramVec
 	ready    *prometheus.GaugeVec
+	refused  *prometheus.CounterVec
+	keys     *prometheus.CounterVec
+	tokens   *prometheus.CounterVec
+	// verified holds the series of tokens, which every call counts in, without a look-up of labels.
+	verified sync.Map
 	// methods holds what each method of the contract counts, so that a call looks up no labels.
 	methods map[string]*methodMetrics
 	// changed receives a value when a driver has come or gone.
@@ -55,12 +61,21 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sallyport_driver_connected", Help: "1 while the driver is connected.",
 		}, []string{"driver"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_limited_total", Help: "Calls that a rate limit refused, by class; failed: only known credentials were looked at.",
+		}, []string{"class"}),
+		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_oidc_key_fetches_total", Help: "Fetches of an issuer's keys by result.",
+		}, []string{"issuer", "result"}),
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_oidc_tokens_total", Help: "Tokens of users by issuer and result: accepted, remembered, or the reason of the refusal.",
+		}, []string{"issuer", "result"}),
 	}
 	gauge := func(name, help string, f func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) })
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.driver, m.ready,
+		m.requests, m.duration, m.driver, m.ready, m.refused, m.keys, m.tokens,
 		gauge("sallyport_supervisor_sessions", "Connected supervisors.", sessions),
 		gauge("sallyport_relays", "Open relays.", relays),
 		gauge("sallyport_sandboxes", "Stored sandboxes.", sandboxes),
@@ -111,6 +126,22 @@ func (m *metrics) Observe(method string, code codes.Code, took time.Duration) {
 		duration = &made
 	}
 	(*duration).Observe(took.Seconds())
+}
+
+// limited counts what a rate limit refused.
+func (m *metrics) limited(class ratelimit.Class) { m.refused.WithLabelValues(class.String()).Inc() }
+
+// KeysFetched implements oidc.Observer.
+func (m *metrics) KeysFetched(issuer, result string) { m.keys.WithLabelValues(issuer, result).Inc() }
+
+// Verified implements oidc.Observer.
+func (m *metrics) Verified(issuer, result string) {
+	key := [2]string{issuer, result}
+	counter, ok := m.verified.Load(key)
+	if !ok {
+		counter, _ = m.verified.LoadOrStore(key, m.tokens.WithLabelValues(issuer, result))
+	}
+	counter.(prometheus.Counter).Inc() //nolint:forcetypeassert // Nothing else is stored.
 }
 
 // DriverCall implements driver.Metrics.

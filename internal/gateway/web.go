@@ -16,6 +16,7 @@ import (
 // web answers plain HTTP on the main port. Health is served there too: clients of the older generation probe it.
 func (g *Gateway) web() http.Handler {
 	mux := g.readiness.handler()
+	g.wellKnown(mux)
 	mux.HandleFunc("GET /auth/oidc-config", func(w http.ResponseWriter, _ *http.Request) {
 		if g.cfg.OIDC.Issuer == "" {
 			w.WriteHeader(http.StatusNotFound)

@@ -151,6 +151,8 @@ func (w *world) startGateway(ctx context.Context) (*process, error) {
 		args: []string{
 			"--port", "0", "--drivers", "external", "--compute-driver-socket", w.path("driver.sock"),
 			"--db-url", "sqlite:" + w.path("openshell.db"), "--oidc-issuer", w.b.issuer.url,
+			// One caller does here what thousands do elsewhere.
+			"--principal-requests-per-second", "0", "--tenant-requests-per-second", "0",
 		},
 	}
 	if w.secure {

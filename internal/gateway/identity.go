@@ -1,0 +1,202 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"sallyport.dev/sallyport/internal/api/v00"
+	"sallyport.dev/sallyport/internal/authn"
+	"sallyport.dev/sallyport/internal/authn/oidc"
+	"sallyport.dev/sallyport/internal/authn/sandboxtoken"
+	"sallyport.dev/sallyport/internal/authn/serviceaccount"
+	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/door"
+	"sallyport.dev/sallyport/internal/execchannel"
+	"sallyport.dev/sallyport/internal/gateway/config"
+	"sallyport.dev/sallyport/internal/principal"
+	"sallyport.dev/sallyport/internal/ratelimit"
+	"sallyport.dev/sallyport/internal/revocation"
+)
+
+// identity is everything that decides who is calling and whether that caller may.
+type identity struct {
+	tokens   *sandboxtoken.Issuer
+	issuers  *oidc.Issuers
+	accounts *serviceaccount.Authenticator
+	revoked  *revocation.Registry
+	limiter  *ratelimit.Limiter
+	rules    *rules
+}
+
+// rules is the authorizer in force; another policy replaces it whole.
+type rules struct {
+	atomic.Pointer[authz.Authorizer]
+}
+
+func (r *rules) Authorize(p *principal.Principal, method string) error {
+	return r.Load().Authorize(p, method)
+}
+
+func (r *rules) Table() *authz.Table { return r.Load().Table() }
+
+// Rates of classes that have no setting of their own: what no honest peer needs, and far below what the gateway can
+// answer, for each address or sandbox alone.
+const (
+	probesPerSecond, probesBurst   = 200, 400
+	sandboxPerSecond, sandboxBurst = 8000, 16000
+)
+
+func ratesOf(l config.Limits) ratelimit.Config {
+	rate := func(r config.Rate) ratelimit.Rate { return ratelimit.Rate{PerSecond: r.PerSecond, Burst: r.Burst} }
+	c := ratelimit.Config{
+		Anonymous: rate(l.Anonymous), Principal: rate(l.Principal), Tenant: rate(l.Tenant),
+		Failed: ratelimit.Window(l.FailedPerMinute, time.Minute),
+	}
+	if l.Anonymous.PerSecond > 0 {
+		c.Probe = ratelimit.Rate{PerSecond: probesPerSecond, Burst: probesBurst}
+		c.Sandbox = ratelimit.Rate{PerSecond: sandboxPerSecond, Burst: sandboxBurst}
+	}
+	return c
+}
+
+func issuersOf(c *config.Config) []oidc.Issuer {
+	out := make([]oidc.Issuer, len(c.Issuers))
+	for i, from := range c.Issuers {
+		out[i] = oidc.Issuer{
+			Name: from.Name, URL: from.Issuer, Audiences: from.Audiences, Algorithms: from.Algorithms,
+			DiscoveryURL: from.DiscoveryURL, CAFile: from.CAPath, KeysTTL: from.KeysTTL, RolesClaim: from.RolesClaim,
+			ScopesClaim: from.ScopesClaim, UsernameClaim: from.UsernameClaim, RoleMap: from.RoleMap,
+			StrictRoles: from.StrictRoles, DefaultRoles: from.DefaultRoles, Tenant: from.Tenant,
+			AllowMissingAudience: from.AllowMissingAudience, AcceptIDTokens: from.AcceptIDTokens, Optional: from.Optional,
+		}
+		for _, r := range from.Required {
+			out[i].Required = append(out[i].Required, oidc.RequiredClaim{Claim: r.Claim, Values: r.Values})
+		}
+	}
+	return out
+}
+
+func policyOf(c *config.Config) authz.Policy {
+	p := authz.Policy{AdminRole: c.Authorization.AdminRole, UserRole: c.Authorization.UserRole}
+	for _, i := range c.Issuers {
+		p.ScopesEnabled = p.ScopesEnabled || i.ScopesClaim != ""
+	}
+	return p
+}
+
+// openTokens opens the keys of sandbox tokens.
+func (g *Gateway) openTokens() (err error) {
+	s := g.cfg.Sandbox
+	g.identity.tokens, err = sandboxtoken.New(sandboxtoken.Options{
+		Dir: s.KeyDir, SigningKey: s.SigningKey, PublicKey: s.PublicKey, KeyID: s.KeyID, GatewayID: s.GatewayID,
+		TTL: s.TTL, Recovery: s.Recovery, Logger: g.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open the sandbox keys: %w", err)
+	}
+	return nil
+}
+
+// readRules reads the rule of every method that is served.
+func (g *Gateway) readRules() error {
+	table, err := authz.NewTable(append(v00.Descriptors(), publicServices()...)...)
+	if err != nil {
+		return fmt.Errorf("build the rule table: %w", err)
+	}
+	g.metrics.know(table.Methods())
+	authorizer, err := authz.New(table, policyOf(g.cfg))
+	if err != nil {
+		return fmt.Errorf("set up authorization: %w", err)
+	}
+	g.identity.rules = &rules{}
+	g.identity.rules.Store(authorizer)
+	return nil
+}
+
+// identify builds what the door asks.
+func (g *Gateway) identify() (err error) {
+	id := &g.identity
+	if id.revoked, err = revocation.Open(revocation.Options{
+		Store: g.store, Expired: door.ErrCredentialExpired, Logger: g.log,
+	}); err != nil {
+		return fmt.Errorf("open the revocations: %w", err)
+	}
+	var probes []string
+	for _, m := range id.rules.Table().Methods() {
+		if rule, _ := id.rules.Table().Rule(m); rule.Mode == authz.Unauthenticated {
+			probes = append(probes, m)
+		}
+	}
+	if id.limiter, err = ratelimit.New(ratesOf(g.cfg.Limits), ratelimit.Options{Probes: probes, Refused: g.metrics.limited}); err != nil {
+		return fmt.Errorf("set up limits: %w", err)
+	}
+	if id.issuers, err = oidc.NewIssuers(issuersOf(g.cfg), oidc.Options{Logger: g.log, Observer: g.metrics}); err != nil {
+		return fmt.Errorf("set up OIDC: %w", err)
+	}
+	k := g.cfg.Kubernetes
+	if !k.Enabled {
+		return nil
+	}
+	if id.accounts, err = serviceaccount.New(serviceaccount.Config{
+		APIURL: k.APIURL, CAPath: k.CAPath, TokenPath: k.TokenPath, Audience: k.Audience, ServiceAccount: k.ServiceAccount,
+		Namespaces: k.Namespaces, NamespacePrefix: k.NamespacePrefix, Logger: g.log,
+	}); err != nil {
+		return fmt.Errorf("set up the check of Kubernetes service accounts: %w", err)
+	}
+	return nil
+}
+
+// door builds the one entrance.
+func (g *Gateway) door() (*door.Door, error) {
+	id, cfg := &g.identity, g.cfg
+	chain := authn.Config{
+		SandboxTokens: id.tokens, AcceptSharedSecret: cfg.Auth.SharedSecret != "", SharedSecret: cfg.Auth.SharedSecret,
+	}
+	if len(cfg.Issuers) > 0 {
+		chain.Users = id.issuers
+	}
+	if id.accounts != nil {
+		chain.ServiceAccounts = id.accounts
+	}
+	if cfg.MTLS.Enabled {
+		chain.Certificates = &authn.Certificates{DefaultRoles: cfg.MTLS.DefaultRoles}
+	}
+	if cfg.Auth.AllowUnauthenticated {
+		chain.Development = &authn.Development{
+			Roles:  []string{cfg.Authorization.AdminRole, cfg.Authorization.UserRole},
+			Scopes: []string{authz.ScopeAll},
+		}
+	}
+	authenticator, err := authn.New(chain)
+	if err != nil {
+		return nil, fmt.Errorf("set up authentication: %w", err)
+	}
+	return door.New(door.Config{
+		Authenticator: authenticator, Authorizer: id.rules, Observer: g.metrics, Logger: g.log,
+		Pass: []string{execchannel.MetadataKey}, Limiter: id.limiter, Sessions: id.revoked, Audit: g.recorder,
+		Describe: v00.Describe,
+	})
+}
+
+// wellKnown mounts the documents by which others verify what this gateway signs.
+func (g *Gateway) wellKnown(mux *http.ServeMux) {
+	handler := g.identity.tokens.Handler()
+	mux.Handle("GET "+sandboxtoken.KeySetPath, handler)
+	mux.Handle("GET "+sandboxtoken.DiscoveryPath, handler)
+}
+
+// run keeps keys and revocations fresh until ctx ends.
+func (id *identity) run(ctx context.Context, start func(func(context.Context) error)) {
+	start(id.issuers.Run)
+	start(id.revoked.Run)
+	start(id.tokens.Run)
+}
+
+func (id *identity) close() {
+	if id.accounts != nil {
+		id.accounts.Close()
+	}
+}
