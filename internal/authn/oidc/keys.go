@@ -75,7 +75,7 @@ func (s *source) adopt(old *source) {
 	s.keys.Store(old.keys.Load())
 	old.mu.Lock()
 	defer old.mu.Unlock()
-	s.jwksURI, s.lastErr, s.lastDemanded = old.jwksURI, old.lastErr, old.lastDemanded
+	s.jwksURI, s.lastErr = old.jwksURI, old.lastErr
 }
 
 // usable tells whether a key set may still be trusted.

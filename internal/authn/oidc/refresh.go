@@ -31,12 +31,21 @@ type fetch struct {
 	err  error
 }
 
-// run keeps the keys fresh until ctx ends. It starts without the provider and waits for it.
-func (s *source) run(ctx context.Context) {
+// run keeps the keys fresh until ctx ends or the source is retired. It starts without the provider and waits for it. A
+// fetch that is under way when the source is retired goes on, since calls may wait for it.
+func (s *source) run(ctx context.Context, retired <-chan struct{}) {
 	retry := firstRetry
 	for {
 		pause := jitter(s.ttl)
-		if err := s.refresh(ctx, true); err != nil {
+		running := s.refresh(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-retired:
+			return
+		case <-running.done:
+		}
+		if running.err != nil {
 			pause = min(jitter(retry), pause)
 			retry = min(2*retry, lastRetry)
 		} else {
@@ -45,6 +54,9 @@ func (s *source) run(ctx context.Context) {
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-retired:
 			timer.Stop()
 			return
 		case <-timer.C:
@@ -128,20 +140,14 @@ func (s *source) miss(keyID string) {
 	s.misses[keyID] = now
 }
 
-// refresh fetches the keys, or waits for the fetch that is running.
-func (s *source) refresh(ctx context.Context, rediscover bool) error {
+// refresh starts a fetch from where discovery says, unless one is running.
+func (s *source) refresh(ctx context.Context) *fetch {
 	s.mu.Lock()
-	running := s.inFlight
-	if running == nil {
-		running = s.start(ctx, rediscover)
+	defer s.mu.Unlock()
+	if s.inFlight != nil {
+		return s.inFlight
 	}
-	s.mu.Unlock()
-	select {
-	case <-running.done:
-		return running.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return s.start(ctx, true)
 }
 
 // start starts a fetch. The caller holds s.mu and has seen that none is running.

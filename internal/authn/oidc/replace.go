@@ -107,7 +107,7 @@ func (c *Issuer) origin() (origin, error) {
 // Run keeps the keys of all issuers fresh until ctx ends; then it returns nil. It starts without the providers and waits
 // for them, and follows every Replace.
 func (s *Issuers) Run(ctx context.Context) error {
-	running := map[*source]context.CancelFunc{}
+	running := map[*source]chan struct{}{}
 	var loops sync.WaitGroup
 	defer loops.Wait()
 	for {
@@ -117,21 +117,18 @@ func (s *Issuers) Run(ctx context.Context) error {
 			if running[i.keys] != nil {
 				continue
 			}
-			own, cancel := context.WithCancel(ctx)
-			running[i.keys] = cancel
-			loops.Go(func() { i.keys.run(own) })
+			retired := make(chan struct{})
+			running[i.keys] = retired
+			loops.Go(func() { i.keys.run(ctx, retired) })
 		}
-		for keys, cancel := range running {
+		for keys, retired := range running {
 			if !current[keys] {
-				cancel()
+				close(retired)
 				delete(running, keys)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			for _, cancel := range running {
-				cancel()
-			}
 			return nil
 		case <-s.poked:
 		}
