@@ -6,11 +6,18 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"connectrpc.com/vanguard"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/test/bufconn"
 )
 
@@ -20,10 +27,22 @@ import (
 type bridge struct {
 	pipe      *bufconn.Listener
 	transport *http.Transport
-	rpc       http.Handler
-	plain     http.Handler
-	services  []string
+	// same passes on what is gRPC already, rpc turns the other protocols into it.
+	same     http.Handler
+	rpc      http.Handler
+	plain    http.Handler
+	services []string
+
+	// calls holds, by number, who is at the other end of each call that is under way.
+	calls sync.Map
+	last  atomic.Uint64
 }
+
+// headerPrefix is that of headers between the bridge and the gRPC server; headerCall carries the number of a call.
+const (
+	headerPrefix = "sallyport-bridge-"
+	headerCall   = headerPrefix + "call"
+)
 
 // pipeBuffer is the in-memory connection's buffer.
 const pipeBuffer = 256 << 10
@@ -59,7 +78,7 @@ func newBridge(server *grpc.Server, plain http.Handler) (*bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the transcoder: %w", err)
 	}
-	b.rpc = transcoder
+	b.same, b.rpc = proxy, transcoder
 	return b, nil
 }
 
@@ -68,16 +87,110 @@ func (b *bridge) close() {
 	_ = b.pipe.Close()
 }
 
+// Accept implements net.Listener, for the gRPC server.
+func (b *bridge) Accept() (net.Conn, error) {
+	c, err := b.pipe.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &piped{Conn: c, bridge: b}, nil
+}
+
+// Addr implements net.Listener.
+func (b *bridge) Addr() net.Addr { return b.pipe.Addr() }
+
+// Close implements net.Listener.
+func (b *bridge) Close() error { return b.pipe.Close() }
+
+// piped is a connection of the bridge, as the gRPC server sees it.
+type piped struct {
+	net.Conn
+	bridge *bridge
+}
+
+// bridgeInfo marks the calls that came over a bridge, and no others.
+type bridgeInfo struct {
+	credentials.CommonAuthInfo
+	bridge *bridge
+}
+
+// AuthType implements credentials.AuthInfo.
+func (bridgeInfo) AuthType() string { return "bridge" }
+
+// Peer is gRPC's peer.FromContext, which for a call that came over HTTP/1.1, gRPC-Web or Connect knows only the bridge:
+// Peer returns the address and the TLS state of the connection on which the call arrived at the port.
+func Peer(ctx context.Context) (*peer.Peer, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, false
+	}
+	info, ok := p.AuthInfo.(bridgeInfo)
+	if !ok {
+		return p, true
+	}
+	numbers := metadata.ValueFromIncomingContext(ctx, headerCall)
+	if len(numbers) != 1 {
+		return p, true
+	}
+	n, err := strconv.ParseUint(numbers[0], 10, 64)
+	if err != nil {
+		return p, true
+	}
+	// Not there when the client has gone away: then nobody is at the other end.
+	if found, ok := info.bridge.calls.Load(n); ok {
+		if real, ok := found.(*peer.Peer); ok {
+			return real, true
+		}
+	}
+	return p, true
+}
+
+// peerOf describes the connection of a request as the gRPC transport does.
+func peerOf(r *http.Request) *peer.Peer {
+	p := &peer.Peer{Addr: textAddr(r.RemoteAddr)}
+	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		p.Addr = net.TCPAddrFromAddrPort(a)
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		p.LocalAddr = local
+	}
+	if r.TLS == nil {
+		p.AuthInfo = plainInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
+		return p
+	}
+	p.AuthInfo = credentials.TLSInfo{
+		State: *r.TLS, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+	}
+	return p
+}
+
+// textAddr is the address of a peer that is no TCP address.
+type textAddr string
+
+// Network implements net.Addr.
+func (textAddr) Network() string { return "other" }
+
+// String implements net.Addr.
+func (a textAddr) String() string { return string(a) }
+
 // ServeHTTP implements http.Handler.
 func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name := range r.Header {
 		// Names of this prefix are ours between rooms; nobody outside may set one.
-		if strings.HasPrefix(strings.ToLower(name), "sallyport-bridge-") {
+		if strings.HasPrefix(strings.ToLower(name), headerPrefix) {
 			r.Header.Del(name)
 		}
 	}
 	if b.isCall(r) {
-		b.rpc.ServeHTTP(w, r)
+		n := b.last.Add(1)
+		b.calls.Store(n, peerOf(r))
+		defer b.calls.Delete(n)
+		r.Header.Set(headerCall, strconv.FormatUint(n, 10))
+		if isGRPC(r.Header.Get("Content-Type")) {
+			b.same.ServeHTTP(w, r)
+		} else {
+			b.rpc.ServeHTTP(w, r)
+		}
 		return
 	}
 	b.plain.ServeHTTP(w, r)
@@ -95,4 +208,11 @@ func (b *bridge) isCall(r *http.Request) bool {
 		return false
 	}
 	return r.Header.Get("Connect-Protocol-Version") != "" || strings.HasPrefix(contentType, "application/connect+")
+}
+
+// isGRPC tells gRPC with Protobuf, also over HTTP/1.1, from its relatives.
+func isGRPC(contentType string) bool {
+	base, _, _ := strings.Cut(contentType, ";")
+	base = strings.TrimSpace(base)
+	return base == "application/grpc" || base == "application/grpc+proto"
 }

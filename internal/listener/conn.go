@@ -18,17 +18,16 @@ type queue struct {
 	done  chan struct{}
 }
 
-func newQueue(addr net.Addr) *queue {
-	return &queue{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
-}
+func newQueue() *queue { return &queue{conns: make(chan net.Conn), done: make(chan struct{})} }
 
-func (q *queue) put(c net.Conn) bool {
+func (q *queue) put(ctx context.Context, c net.Conn) bool {
 	select {
 	case q.conns <- c:
 		return true
 	case <-q.done:
-		return false
+	case <-ctx.Done():
 	}
+	return false
 }
 
 // Accept implements net.Listener.
@@ -65,11 +64,14 @@ type plainInfo struct{ credentials.CommonAuthInfo }
 func (plainInfo) AuthType() string { return "plaintext" }
 
 func (handedOver) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if t, ok := conn.(*tls.Conn); ok {
+	switch c := conn.(type) {
+	case *tls.Conn:
 		return &sealed{Conn: conn}, credentials.TLSInfo{
-			State:          t.ConnectionState(),
+			State:          c.ConnectionState(),
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		}, nil
+	case *piped:
+		return conn, bridgeInfo{bridge: c.bridge}, nil
 	}
 	return conn, plainInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
 }

@@ -14,6 +14,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,10 +39,10 @@ const (
 	connWindow       = 16 << 20
 	handshakeTimeout = 10 * time.Second
 	headerTimeout    = 10 * time.Second
+	// idleTimeout is how long a connection without a call or request is kept.
+	idleTimeout = 10 * time.Minute
 	// streamWorkers serve calls; when long streams hold all of them, further calls get goroutines of their own.
 	streamWorkers = 32
-	// maxHandshakes bounds connections that have not said yet what they are.
-	maxHandshakes = 1024
 	// MaxHeaderBytes bounds the header list of a request.
 	MaxHeaderBytes = 64 << 10
 )
@@ -63,13 +65,20 @@ func GRPCOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(MaxHeaderBytes),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		// A client whose idle connection is closed opens another with its next call.
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: idleTimeout,
+		}),
 	}
 }
 
+// protocols are offered in the handshake; a client that names none gets HTTP/1.1.
+var protocols = []string{"h2", "http/1.1"}
+
 // Config is what a Port is made of.
 type Config struct {
-	// TLS is nil for plaintext. GetCertificate and ClientAuth are the caller's; NextProtos is set here.
+	// TLS is nil for plaintext. GetCertificate, GetConfigForClient and ClientAuth are the caller's; NextProtos and the
+	// lowest version are set here, also in what GetConfigForClient gives.
 	TLS *tls.Config
 	// GRPC must have been made with GRPCOptions.
 	GRPC *grpc.Server
@@ -79,40 +88,55 @@ type Config struct {
 	// mixes plain HTTP and gRPC on one HTTP/2 connection.
 	FastPath bool
 	Logger   *slog.Logger
+
+	// MaxConnections bounds the connections of the port, MaxPerAddress those of one IPv4 address or IPv6 /64; 0 means
+	// DefaultMaxConnections and DefaultMaxPerAddress. What is more is closed at once.
+	MaxConnections int
+	MaxPerAddress  int
+	// LimitLoopback holds loopback addresses to MaxPerAddress too, as a gateway behind a proxy of the same machine
+	// may want. Unix sockets have no address to count by.
+	LimitLoopback bool
+	// Refused is told of each connection that was closed before it was served; nil tells nobody. It must not block.
+	Refused func(Refusal)
 }
 
 // Port serves one address.
 type Port struct {
 	cfg    Config
+	outer  *tls.Config
 	native *queue
 	web    *queue
 	bridge *bridge
 	server *http.Server
-	slots  chan struct{}
+	census *census
 	wg     sync.WaitGroup
 }
 
 // New returns a Port.
 func New(cfg Config) (*Port, error) {
-	p := &Port{cfg: cfg, slots: make(chan struct{}, maxHandshakes)}
+	p := &Port{cfg: cfg, census: newCensus(&cfg), native: newQueue(), web: newQueue()}
 	if cfg.TLS != nil {
-		c := cfg.TLS.Clone()
-		c.NextProtos = []string{"h2", "http/1.1"}
-		c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
-		p.cfg.TLS = c
+		p.cfg.TLS = harden(cfg.TLS)
+		p.outer = p.look()
 	}
 	b, err := newBridge(cfg.GRPC, cfg.HTTP)
 	if err != nil {
 		return nil, fmt.Errorf("set up the gRPC bridge: %w", err)
 	}
 	p.bridge = b
-	protocols := &http.Protocols{}
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
+	versions := &http.Protocols{}
+	versions.SetHTTP1(true)
+	versions.SetHTTP2(true)
+	versions.SetUnencryptedHTTP2(true)
 	p.server = &http.Server{
-		Handler: b, TLSConfig: p.cfg.TLS.Clone(), Protocols: protocols, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
-		ReadHeaderTimeout: headerTimeout, IdleTimeout: 10 * time.Minute, MaxHeaderBytes: MaxHeaderBytes,
+		Handler: b, TLSConfig: p.cfg.TLS.Clone(), Protocols: versions, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: MaxHeaderBytes,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if s, ok := c.(*socket); ok && s.injected {
+				return context.WithValue(ctx, injectedKey{}, true)
+			}
+			return ctx
+		},
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: streamWindow,
 			MaxReceiveBufferPerConnection: 128 * streamWindow,
@@ -122,13 +146,44 @@ func New(cfg Config) (*Port, error) {
 	return p, nil
 }
 
+// harden returns c with what the port insists on, a copy unless c has it.
+func harden(c *tls.Config) *tls.Config {
+	if slices.Equal(c.NextProtos, protocols) && c.MinVersion >= tls.VersionTLS12 {
+		return c
+	}
+	c = c.Clone()
+	c.NextProtos = protocols
+	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
+	return c
+}
+
+// look returns the configuration of the handshakes. It is one for all connections, or none of them could be resumed.
+func (p *Port) look() *tls.Config {
+	cfg := p.cfg.TLS
+	outer := cfg.Clone()
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if s, ok := hello.Conn.(*socket); ok {
+			s.fast = p.cfg.FastPath && len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == "h2"
+		}
+		if cfg.GetConfigForClient == nil {
+			return nil, nil
+		}
+		chosen, err := cfg.GetConfigForClient(hello)
+		if chosen == nil || err != nil {
+			return nil, err
+		}
+		return harden(chosen), nil
+	}
+	return outer
+}
+
 // Serve accepts connections from l until ctx ends, then drains: it stops accepting, tells HTTP/2 clients to go
 // away and waits up to grace for calls in flight before it cuts them.
 func (p *Port) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
-	p.native, p.web = newQueue(l.Addr()), newQueue(l.Addr())
+	p.native.addr, p.web.addr = l.Addr(), l.Addr()
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreClosed(p.cfg.GRPC.Serve(p.native)) })
-	group.Go(func() error { return ignoreClosed(p.cfg.GRPC.Serve(p.bridge.pipe)) })
+	group.Go(func() error { return ignoreClosed(p.cfg.GRPC.Serve(p.bridge)) })
 	group.Go(func() error { return ignoreClosed(p.server.Serve(p.web)) })
 	group.Go(func() error { return p.accept(gctx, l) })
 	group.Go(func() error {
@@ -190,59 +245,83 @@ func (p *Port) accept(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		pause = 5 * time.Millisecond
-		select {
-		case p.slots <- struct{}{}:
-		default:
-			// Too many strangers at the door: the newest waits outside.
+		t, why := p.census.enter(conn.RemoteAddr())
+		if t == nil {
 			conn.Close()
+			p.census.report(why, conn.RemoteAddr(), nil)
 			continue
 		}
+		s := newSocket(conn)
+		s.gone = t.gone
 		p.wg.Go(func() {
-			defer func() { <-p.slots }()
-			p.route(ctx, conn)
+			defer t.spoke()
+			p.route(ctx, s)
 		})
 	}
 }
 
+// Connections returns how many connections the port holds, for a metric. Injected ones are not among them.
+func (p *Port) Connections() int { return p.census.open() }
+
+// ServeConn serves a connection that arrived in another way than through the listener, such as inside a tunnel, as if
+// it had arrived here in plaintext. It returns as soon as the connection has said what it speaks; the port closes it.
+// Such a connection counts against no limit of Config, has no certificate, and Injected is true of its requests.
+func (p *Port) ServeConn(ctx context.Context, conn net.Conn) error {
+	s := newSocket(conn)
+	s.injected = true
+	_ = s.SetDeadline(time.Now().Add(handshakeTimeout))
+	target, err := p.routePlain(s)
+	if err != nil {
+		s.Close()
+		return err
+	}
+	_ = s.SetDeadline(time.Time{})
+	if !target.put(ctx, s) {
+		s.Close()
+		return fmt.Errorf("serve a connection: %w", net.ErrClosed)
+	}
+	return nil
+}
+
+type injectedKey struct{}
+
+// Injected tells whether a request's connection came through ServeConn.
+func Injected(ctx context.Context) bool { return ctx.Value(injectedKey{}) != nil }
+
 // route finds out what a connection speaks and hands it over.
-func (p *Port) route(ctx context.Context, conn net.Conn) {
-	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+func (p *Port) route(ctx context.Context, s *socket) {
+	_ = s.SetDeadline(time.Now().Add(handshakeTimeout))
+	var conn net.Conn = s
 	var target *queue
 	var err error
 	if p.cfg.TLS != nil {
-		conn, target, err = p.routeTLS(ctx, conn)
+		conn, target, err = p.routeTLS(ctx, s)
 	} else {
-		conn, target, err = p.routePlain(conn)
+		target, err = p.routePlain(s)
 	}
 	if err != nil {
-		p.cfg.Logger.Debug("connection dropped before it spoke", "remote", conn.RemoteAddr().String(), "error", err)
 		conn.Close()
+		why := RefusedHandshake
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+			why = RefusedSilent
+		}
+		p.census.report(why, s.RemoteAddr(), err)
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	if !target.put(conn) {
+	if !target.put(ctx, conn) {
 		conn.Close()
 	}
 }
 
-func (p *Port) routeTLS(ctx context.Context, raw net.Conn) (net.Conn, *queue, error) {
-	fast := false
-	cfg := p.cfg.TLS
-	outer := cfg.Clone()
-	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		fast = p.cfg.FastPath && len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == "h2"
-		if cfg.GetConfigForClient != nil {
-			return cfg.GetConfigForClient(hello)
-		}
-		return nil, nil
-	}
-	conn := tls.Server(raw, outer)
+func (p *Port) routeTLS(ctx context.Context, s *socket) (net.Conn, *queue, error) {
+	conn := tls.Server(s, p.outer)
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	if err := conn.HandshakeContext(hctx); err != nil {
 		return conn, nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	if fast {
+	if s.fast {
 		return conn, p.native, nil
 	}
 	return conn, p.web, nil
@@ -251,24 +330,23 @@ func (p *Port) routeTLS(ctx context.Context, raw net.Conn) (net.Conn, *queue, er
 // preface is how every HTTP/2 client begins; the first four bytes are enough to tell.
 const preface = "PRI "
 
-func (p *Port) routePlain(raw net.Conn) (net.Conn, *queue, error) {
-	conn := newSocket(raw)
+func (p *Port) routePlain(s *socket) (*queue, error) {
 	head := make([]byte, len(preface))
 	for n := 0; n < len(head); {
-		k, err := raw.Read(head[n:])
+		k, err := s.Conn.Read(head[n:])
 		if err != nil {
-			return raw, nil, fmt.Errorf("read the first bytes: %w", err)
+			return nil, fmt.Errorf("read the first bytes: %w", err)
 		}
 		n += k
-		conn.head = head[:n]
-		if !strings.HasPrefix(preface, string(conn.head)) {
-			return conn, p.web, nil
+		s.head = head[:n]
+		if !strings.HasPrefix(preface, string(s.head)) {
+			return p.web, nil
 		}
 	}
 	if p.cfg.FastPath {
-		return conn, p.native, nil
+		return p.native, nil
 	}
-	return conn, p.web, nil
+	return p.web, nil
 }
 
 func ignoreClosed(err error) error {

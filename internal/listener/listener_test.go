@@ -23,7 +23,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/listener"
@@ -37,7 +36,7 @@ type service struct {
 }
 
 func (service) Health(ctx context.Context, _ *openshellpb.HealthRequest) (*openshellpb.HealthResponse, error) {
-	p, _ := peer.FromContext(ctx)
+	p, _ := listener.Peer(ctx)
 	md, _ := metadata.FromIncomingContext(ctx)
 	version := p.AuthInfo.AuthType()
 	if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.PeerCertificates) > 0 {
@@ -45,6 +44,9 @@ func (service) Health(ctx context.Context, _ *openshellpb.HealthRequest) (*opens
 	}
 	if len(md.Get("sallyport-bridge-peer")) > 0 {
 		version += " forged"
+	}
+	if _, ok := p.Addr.(*net.TCPAddr); !ok {
+		version += " from nowhere"
 	}
 	return &openshellpb.HealthResponse{Status: openshellpb.ServiceStatus_SERVICE_STATUS_HEALTHY, Version: version}, nil
 }
@@ -200,12 +202,15 @@ func TestOnePortOverTLS(t *testing.T) {
 		t.Errorf("gRPC with a client certificate arrived as %q", got)
 	}
 	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		if _, body := do(t, httpClient(t, withCert.Clone(), h2), http.MethodPost, "https://"+addr+healthPath, "{}", connectJSON); !strings.Contains(body, "tls as alice") {
+			t.Errorf("%s Connect JSON with a client certificate: %s", name, body)
+		}
 		c := httpClient(t, client.Clone(), h2)
 		if code, _ := do(t, c, http.MethodGet, "https://"+addr+"/healthz", "", nil); code != http.StatusOK {
 			t.Errorf("%s GET /healthz: %d", name, code)
 		}
 		code, body := do(t, c, http.MethodPost, "https://"+addr+healthPath, "{}", connectJSON)
-		if code != http.StatusOK || !strings.Contains(body, "SERVICE_STATUS_HEALTHY") || strings.Contains(body, "forged") {
+		if code != http.StatusOK || !strings.Contains(body, "SERVICE_STATUS_HEALTHY") || strings.Contains(body, "forged") || strings.Contains(body, "nowhere") {
 			t.Errorf("%s Connect JSON: %d %s", name, code, body)
 		}
 		web := map[string]string{"Content-Type": "application/grpc-web+proto"}

@@ -23,13 +23,19 @@ var (
 	_ readyReader = (*sealed)(nil)
 )
 
-// socket is a connection as it was accepted. It gives back the bytes that were read to find out the protocol, and
-// is read by gRPC without a buffer that waits.
+// socket is a connection as it was accepted. It gives back the bytes that were read to find out the protocol, is
+// read by gRPC without a buffer that waits, and tells when it is closed.
 type socket struct {
 	net.Conn
 	head []byte
 	wait waiter
 	byOne
+
+	// gone is called when the connection is closed; nil calls nothing. It may be called more than once.
+	gone func()
+	// fast says that the client's first message offered HTTP/2 alone, injected that ServeConn brought it.
+	fast     bool
+	injected bool
 }
 
 func newSocket(c net.Conn) *socket {
@@ -52,6 +58,24 @@ func (s *socket) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return s.Conn.Read(p)
+}
+
+// Close implements net.Conn.
+func (s *socket) Close() error {
+	err := s.Conn.Close()
+	if s.gone != nil {
+		s.gone()
+	}
+	return err
+}
+
+// CloseWrite ends this side of the connection alone. net/http does so before it gives up a client that still sends,
+// which would else lose the answer.
+func (s *socket) CloseWrite() error {
+	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
 }
 
 // ReadOnReady implements readyReader. Like Read, it is for one goroutine at a time.
