@@ -24,6 +24,7 @@ type command struct {
 func commands() map[string]command {
 	return map[string]command{
 		"config": {synopsis: "config check|show|schema", short: "check the settings, show what is in force, print the JSON schema", run: configCommand},
+		"keys":   {synopsis: "keys list|rotate|retire", short: "look after the keys that sign sandbox tokens", run: keysCommand},
 	}
 }
 

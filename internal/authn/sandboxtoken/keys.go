@@ -247,6 +247,9 @@ func createKey(dir, name string) (err error) {
 			err = fmt.Errorf("write key: %w", removed)
 		}
 	}()
+	if err := giveToOwner(dir, file); err != nil {
+		return fmt.Errorf("write key: %w", err)
+	}
 	_, err = file.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	if err == nil {
 		err = file.Sync()

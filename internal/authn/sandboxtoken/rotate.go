@@ -32,6 +32,31 @@ const (
 // KeyIDs returns the ids of all keys that verify, the signer's last.
 func (i *Issuer) KeyIDs() []string { return i.ring.Load().ids() }
 
+// KeyInfo describes a key in a directory.
+type KeyInfo struct {
+	// ID is what tokens name it by, File its path.
+	ID, File string
+	// Since is when the file came to be there.
+	Since time.Time
+}
+
+// List returns the keys in a directory in the order of their names; the last signs. It changes nothing.
+func List(dir string) ([]KeyInfo, error) {
+	keys, err := readKeys(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list sandbox token keys: %w", err)
+	}
+	out := make([]KeyInfo, 0, len(keys))
+	for _, k := range keys {
+		info, err := os.Stat(k.file)
+		if err != nil {
+			return nil, fmt.Errorf("list sandbox token keys: %w", err)
+		}
+		out = append(out, KeyInfo{ID: k.id, File: k.file, Since: appeared(info)})
+	}
+	return out, nil
+}
+
 // Reload reads the keys again. Keys that have appeared verify from now on, and the last signs; keys that are gone stop
 // verifying at once, for tokens that are remembered too. An error leaves everything as it was.
 func (i *Issuer) Reload() error {
