@@ -13,8 +13,12 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"sallyport.dev/sallyport/internal/gateway"
 	"sallyport.dev/sallyport/internal/gateway/config"
+	"sallyport.dev/sallyport/internal/gateway/reload"
+	"sallyport.dev/sallyport/internal/nodump"
 )
 
 // version is set by the linker.
@@ -22,7 +26,9 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], process{env: os.LookupEnv, stdout: os.Stdout, stderr: os.Stderr})
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	code := run(ctx, os.Args[1:], process{env: os.LookupEnv, stdout: os.Stdout, stderr: os.Stderr, hangup: hangup})
 	stop()
 	os.Exit(code)
 }
@@ -31,6 +37,8 @@ func main() {
 type process struct {
 	env            func(string) (string, bool)
 	stdout, stderr io.Writer
+	// hangup gets the signal to read the configuration anew.
+	hangup <-chan os.Signal
 }
 
 // fail reports an error and returns the exit status.
@@ -64,16 +72,38 @@ func serve(ctx context.Context, args []string, p process) int {
 	if err != nil {
 		return p.fail(exitUsage, err)
 	}
-	level := slog.LevelInfo
+	level := &slog.LevelVar{}
 	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
 		return p.fail(exitUsage, err)
 	}
 	logger := slog.New(slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: level}))
-	g, err := gateway.New(ctx, cfg, gateway.Options{Version: version, Logger: logger})
+	if err := nodump.Set(); err != nil {
+		logger.Warn("the gateway's memory cannot be kept out of core files", "error", err)
+	}
+	g, err := gateway.New(ctx, cfg, gateway.Options{
+		Version: version, Logger: logger,
+		ParseText: func(file []byte) (*config.Config, error) { return config.ParseText(args, p.env, file) },
+	})
 	if err != nil {
 		return p.fail(1, err)
 	}
-	if err := g.Run(ctx); err != nil {
+	watching, stop := context.WithCancel(ctx)
+	var group errgroup.Group
+	group.Go(func() error {
+		return reload.Watch(watching, reload.Options{
+			Current: cfg, Signal: p.hangup, Logger: logger,
+			Parse: func() (*config.Config, error) { return config.Parse(args, p.env) },
+			Apply: func(old, next *config.Config) error {
+				if err := g.Apply(old, next); err != nil {
+					return err
+				}
+				return level.UnmarshalText([]byte(next.LogLevel))
+			},
+		})
+	})
+	err = g.Run(ctx)
+	stop()
+	if err = errors.Join(err, group.Wait()); err != nil {
 		return p.fail(1, err)
 	}
 	return 0

@@ -52,6 +52,9 @@ type Options struct {
 	Logger  *slog.Logger
 	// Listener replaces the configured address, for tests.
 	Listener net.Listener
+	// ParseText reads settings with this text instead of the configuration file's, to tell what it would change; nil
+	// means that nobody can be told.
+	ParseText func(file []byte) (*config.Config, error)
 }
 
 // Gateway is a whole gateway, ready to Run.
@@ -163,6 +166,7 @@ func (g *Gateway) services() (v00.Services, error) {
 	if g.auditLog != nil {
 		svc.Audit = g.auditLog
 	}
+	svc.Explain = g.explainer()
 	return svc, nil
 }
 

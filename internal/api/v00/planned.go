@@ -42,9 +42,6 @@ func Planned() map[string]Plan {
 	for m := range strings.FieldsSeq("GetInferenceBundle SetClusterInference GetClusterInference SetInferenceRoute GetInferenceRoute DeleteInferenceRoute") {
 		out["/openshell.inference.v1.Inference/"+m] = PlanInference
 	}
-	for m := range strings.FieldsSeq("ExplainAccess PreviewAccess") {
-		out["/sallyport.v1.Gateway/"+m] = PlanIdentity
-	}
 	return out
 }
 

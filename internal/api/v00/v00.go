@@ -59,6 +59,8 @@ type Services struct {
 	Recorder audit.Recorder
 	// Revocations refuses identities; nil means that nobody can be revoked.
 	Revocations Revocations
+	// Explain tells who may do what, and why.
+	Explain Explainer
 }
 
 // openShell composes the one service of the contract from one handler type a topic. Methods that no handler has

@@ -31,7 +31,26 @@ func Parse(args []string, env func(string) (string, bool)) (*Config, error) {
 // Check is Parse for those who want the warnings beside the problems. The configuration is to be used only if there
 // are no problems. The error is ErrHelp or nil.
 func Check(args []string, env func(string) (string, bool)) (*Config, Problems, error) {
-	v, err := load(args, env)
+	return check(args, env, nil)
+}
+
+// ParseText is Parse with this text instead of the configuration file's.
+func ParseText(args []string, env func(string) (string, bool), file []byte) (*Config, error) {
+	if file == nil {
+		file = []byte{}
+	}
+	c, problems, err := check(args, env, file)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(problems) > 0:
+		return nil, problems
+	}
+	return c, nil
+}
+
+func check(args []string, env func(string) (string, bool), file []byte) (*Config, Problems, error) {
+	v, err := load(args, env, file)
 	if problems, ok := err.(Problems); ok { //nolint:errorlint // reason: load returns it as it is
 		return &Config{}, problems, nil
 	}

@@ -7,14 +7,21 @@ import (
 	"strings"
 )
 
+// givenName stands for the file's path where its text was given.
+const givenName = "new configuration"
+
 // layerFile reads the configuration file; unknown keys are problems that name themselves. What it returns makes the
 // rest pointless.
 func (v *values) layerFile() *Problem {
 	path := v.configPath()
-	if path == "" {
+	if path == "" && v.given == nil {
 		return nil
 	}
-	t, problem := readTree(path)
+	read := func() (*tree, *Problem) { return readTree(path) }
+	if v.given != nil {
+		read = func() (*tree, *Problem) { return parseTree(givenName, v.given) }
+	}
+	t, problem := read()
 	if problem != nil {
 		return problem
 	}

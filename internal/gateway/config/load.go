@@ -37,7 +37,8 @@ type values struct {
 	env      func(string) (string, bool)
 	value    map[string]string
 	origin   map[string]origin
-	tree     *tree // nil without a file
+	tree     *tree  // nil without a file
+	given    []byte // the file's text, if it is not to be read from disk
 	sockets  map[string]string
 	issuers  []any
 	warnings []string
@@ -47,7 +48,7 @@ type values struct {
 
 // load reads all layers; the first one that has a value wins. Its error is ErrHelp, or what makes further checks
 // pointless.
-func load(args []string, env func(string) (string, bool)) (*values, error) {
+func load(args []string, env func(string) (string, bool), given []byte) (*values, error) {
 	args, foreign := dropForeign(joinBooleans(args))
 	flags := flagSet(func(setting) bool { return true })
 	if err := flags.Parse(args); err != nil {
@@ -56,7 +57,7 @@ func load(args []string, env func(string) (string, bool)) (*values, error) {
 	if flags.NArg() > 0 {
 		return nil, Problems{{Cause: fmt.Sprintf("unexpected argument %q", flags.Arg(0)), Remedy: "see --help"}}
 	}
-	v := &values{env: env, value: map[string]string{}, origin: map[string]origin{}, sockets: map[string]string{}, failed: map[string]bool{}}
+	v := &values{env: env, given: given, value: map[string]string{}, origin: map[string]origin{}, sockets: map[string]string{}, failed: map[string]bool{}}
 	for _, f := range foreign {
 		v.warn("%s has no effect: it configures a driver that is a process of its own here", f)
 	}

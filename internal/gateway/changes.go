@@ -1,0 +1,62 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+
+	"sallyport.dev/sallyport/internal/access"
+	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/authn/oidc"
+	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/gateway/config"
+)
+
+// Apply puts the settings of next that may change while the gateway runs in force, all or none of them, and records
+// what changed. Those that need a restart stay as they are.
+func (g *Gateway) Apply(old, next *config.Config) error {
+	authorizer, err := authz.New(g.identity.rules.Table(), policyOf(next))
+	if err != nil {
+		return fmt.Errorf("set up authorization: %w", err)
+	}
+	if err := g.identity.limiter.Reconfigure(ratesOf(next.Limits)); err != nil {
+		return err
+	}
+	if err := g.identity.issuers.Replace(issuersOf(next)); err != nil {
+		return errors.Join(err, g.identity.limiter.Reconfigure(ratesOf(old.Limits)))
+	}
+	g.identity.rules.Store(authorizer)
+	for _, c := range config.Diff(old, next) {
+		effect := "now"
+		if !c.Reloadable {
+			effect = "restart"
+		}
+		g.note(audit.ActionConfigReload, c.Key, map[string]string{"old": c.Old, "new": c.New, "effect": effect})
+	}
+	return nil
+}
+
+// explainer explains who may do what, by the rules in force and by those of another configuration.
+func (g *Gateway) explainer() *access.Service {
+	c := access.Config{
+		Identities: g.identity.issuers, Mode: func() string { return string(g.cfg.Authorization.Mode) },
+		Authorizer: func() access.Authorizer { return g.identity.rules.Load() },
+	}
+	if g.opts.ParseText != nil {
+		c.Candidate = func(file []byte) (*access.Candidate, error) {
+			next, err := g.opts.ParseText(file)
+			if err != nil {
+				return nil, err
+			}
+			rules, err := oidc.NewRules(issuersOf(next))
+			if err != nil {
+				return nil, err
+			}
+			authorizer, err := authz.New(g.identity.rules.Table(), policyOf(next))
+			if err != nil {
+				return nil, err
+			}
+			return &access.Candidate{Rules: rules, Authorizer: authorizer}, nil
+		}
+	}
+	return access.New(c)
+}
