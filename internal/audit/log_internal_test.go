@@ -210,7 +210,7 @@ func TestARemovedFileIsNoticed(t *testing.T) {
 			}
 			l.Record(Record{Action: "after", Verdict: Allowed})
 			for len(mustFind(t, l, ActionChainBroken)) == 0 {
-				if err := l.Wait(t.Context(), l.last()); err != nil {
+				if err := l.Wait(t.Context(), l.Last()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -222,12 +222,6 @@ func TestARemovedFileIsNoticed(t *testing.T) {
 			}
 		})
 	}
-}
-
-func (l *Log) last() uint64 {
-	l.index.RLock()
-	defer l.index.RUnlock()
-	return l.durable
 }
 
 // A log whose next file cannot be made goes on with the one it has.

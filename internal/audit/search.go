@@ -73,6 +73,13 @@ func (l *Log) Search(ctx context.Context, f Filter) (Page, error) {
 	return page, nil
 }
 
+// Last is the sequence of the newest durable record, 0 in an empty log.
+func (l *Log) Last() uint64 {
+	l.index.RLock()
+	defer l.index.RUnlock()
+	return l.durable
+}
+
 // Wait returns when the log holds a durable record after the given sequence.
 func (l *Log) Wait(ctx context.Context, after uint64) error {
 	for {
