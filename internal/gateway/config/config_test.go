@@ -189,14 +189,40 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// FuzzFile reads any file. Every problem names a place that exists and what to do; what is accepted can be shown, and
+// what is shown is accepted.
 func FuzzFile(f *testing.F) {
 	f.Add("[openshell]\nversion = 1\n[openshell.gateway]\nbind_address = '127.0.0.1:1'\ncompute_drivers = ['a']\n")
+	f.Add(whole)
+	f.Add("openshell = { gateway = { oidc = { issuers = [{ name = 'a' }, 1], role_map = { '' = [] } } } }\n")
+	f.Add("[[openshell.gateway.oidc.issuers]]\n[[openshell.gateway.oidc.issuers.required]]\nclaim = '\"a'\n[openshell.gateway.oidc.issuers.role_map]\n\"x.y\" = ['']\n")
+	f.Add("[openshell.gateway]\n\"log\\u005Flevel\" = 'info'\n'' = 1\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		file := filepath.Join(t.TempDir(), "gateway.toml")
 		write(t, file, text)
 		c, err := parse(t, nil, with("--config", file)...)
-		if err == nil && c == nil {
-			t.Error("neither a configuration nor an error")
+		if problems, ok := errors.AsType[config.Problems](err); ok {
+			lines := strings.Count(text, "\n") + 1
+			for _, p := range problems {
+				if p.Cause == "" || p.Remedy == "" || p.Line > lines || p.Line < 0 || (p.Line > 0) != (p.Column > 0) {
+					t.Errorf("problem %+v in %q", p, text)
+				}
+			}
+			return
+		}
+		if err != nil || c == nil {
+			t.Fatalf("neither a configuration nor problems: %v", err)
+		}
+		shown := filepath.Join(t.TempDir(), "shown.toml")
+		write(t, shown, c.TOML())
+		again, err := parse(t, nil, with("--config", shown)...)
+		if err != nil {
+			t.Fatalf("what is shown is refused: %v\n%s", err, c.TOML())
+		}
+		for _, change := range config.Diff(c, again) {
+			if change.Key != "config" {
+				t.Errorf("what is shown differs: %+v\n%s", change, text)
+			}
 		}
 	})
 }

@@ -193,7 +193,15 @@ func webURL(value string) (cause, remedy string) {
 	return "", ""
 }
 
-// origin is a form: what a browser calls the origin of a page.
+// secureURL is a form: webURL with https.
+func secureURL(value string) (cause, remedy string) {
+	if cause, remedy = webURL(value); cause == "" && !strings.HasPrefix(value, "https://") {
+		return "not an https URL", "write https://host[:port]"
+	}
+	return cause, remedy
+}
+
+// originURL is a form: what a browser calls the origin of a page.
 func originURL(value string) (cause, remedy string) {
 	u, err := url.Parse(value)
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.Scheme+"://"+u.Host != value {

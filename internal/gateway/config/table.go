@@ -38,7 +38,7 @@ var listenSettings = []setting{
 		usage: "seconds that calls in flight may go on after a signal to stop", more: "Sessions of supervisors are ended at three quarters of it.",
 	},
 	{
-		name: "log-level", env: "OPENSHELL_LOG_LEVEL", file: "gateway.log_level", topic: topicListen, kind: choice, preset: "info",
+		name: "log-level", env: "OPENSHELL_LOG_LEVEL", file: "gateway.log_level", topic: topicListen, kind: choice, live: true, preset: "info",
 		choices: []string{"error", "warn", "info", "debug", "trace"},
 		usage:   "error, warn, info or debug", more: "`trace` means `debug`. Logs are JSON lines on standard error.",
 	},

@@ -33,7 +33,7 @@ var bad = map[string][]string{
 	"mtls-default-roles":        {strings.Repeat("r", 257)},
 	"allowed-origins":           {"a.test", "https://a.test/", "https://a.test/x", "null", "*"},
 	"allowed-hosts":             {"*", "a b", "https://a.test", "u@a.test", "a.test/x"},
-	"kubernetes-api-url":        {"k.test"},
+	"kubernetes-api-url":        {"k.test", "http://k.test"},
 	"audit-otlp-endpoint":       {"o.test:4318"},
 	"health-bind-address":       {"8081", "localhost:8081"},
 	"metrics-bind-address":      {"127.0.0.1"},

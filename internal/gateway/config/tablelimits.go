@@ -48,7 +48,7 @@ var kubernetesSettings = []setting{
 		usage: "give pods of sandboxes their token for a service account token", more: "The gateway needs leave to create tokenreviews and to get pods and sandboxes.",
 	},
 	{
-		name: "kubernetes-api-url", env: "SALLYPORT_KUBERNETES_API_URL", file: "gateway.kubernetes.api_url", topic: topicKubernetes, form: webURL,
+		name: "kubernetes-api-url", env: "SALLYPORT_KUBERNETES_API_URL", file: "gateway.kubernetes.api_url", topic: topicKubernetes, form: secureURL,
 		shown: "the cluster's", usage: "URL of the API server",
 	},
 	{
