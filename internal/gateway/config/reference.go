@@ -63,10 +63,6 @@ func topicTable(t topic) string {
 		if s.topic != t {
 			continue
 		}
-		flag := ""
-		if s.hasFlag() {
-			flag = code("--" + s.name)
-		}
 		meaning := s.usage
 		if s.live {
 			meaning += " ↻"
@@ -74,9 +70,16 @@ func topicTable(t topic) string {
 		if s.more != "" {
 			meaning += ". " + s.more
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", flag, code(s.env), code(s.file), s.shownDefault(), strings.ReplaceAll(meaning, "|", `\|`))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", s.flagName(), code(s.env), code(s.file), s.shownDefault(), strings.ReplaceAll(meaning, "|", `\|`))
 	}
 	return b.String()
+}
+
+func (s setting) flagName() string {
+	if !s.hasFlag() {
+		return ""
+	}
+	return code("--" + s.name)
 }
 
 func (s setting) shownDefault() string {
@@ -111,7 +114,7 @@ func unusedTable() string {
 	b.WriteString("| Flag | Variable | File key | Why |\n|---|---|---|---|\n")
 	for _, s := range settings {
 		if s.unused {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", code("--"+s.name), code(s.env), code(s.file), s.usage)
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.flagName(), code(s.env), code(s.file), s.usage)
 		}
 	}
 	b.WriteString("\nFile keys and tables without a flag: ")
@@ -133,9 +136,12 @@ func referenceTable() string {
 		if !strings.HasPrefix(s.env, "OPENSHELL_") {
 			continue
 		}
-		name := code(s.env)
+		name, file := code(s.env), code(s.file)
 		if s.hasFlag() {
-			name = code("--"+s.name) + ", " + name
+			name = s.flagName() + ", " + name
+		}
+		if s.name == "credentials-driver-socket" {
+			file = "" // A key of ours.
 		}
 		here := "same"
 		switch {
@@ -144,7 +150,7 @@ func referenceTable() string {
 		case referenceNotes[s.name] != "":
 			here = referenceNotes[s.name]
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", name, code(s.file), here)
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", name, file, here)
 	}
 	b.WriteString("| `--vm-*`, `--docker-*` | | no effect: the driver is a process of its own |\n")
 	b.WriteString("| `generate-certs` | | not built; certificates are made elsewhere |\n")

@@ -143,6 +143,14 @@ var unusedSettings = []setting{
 	{name: "sandbox-image-pull-policy", env: "OPENSHELL_SANDBOX_IMAGE_PULL_POLICY", topic: topicUnused, unused: true, usage: "a setting of the driver"},
 	{name: "host-gateway-ip", env: "OPENSHELL_HOST_GATEWAY_IP", file: "gateway.host_gateway_ip", topic: topicUnused, unused: true, usage: "a setting of the driver"},
 	{name: "driver-dir", env: "OPENSHELL_DRIVER_DIR", topic: topicUnused, unused: true, usage: "drivers are started beside the gateway"},
+	{name: "supervisor-image", env: "OPENSHELL_SUPERVISOR_IMAGE", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
+	{name: "supervisor-image-pull-policy", env: "OPENSHELL_SUPERVISOR_IMAGE_PULL_POLICY", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
+	{name: "podman-socket", env: "OPENSHELL_PODMAN_SOCKET", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
+	{name: "podman-tls-ca", env: "OPENSHELL_PODMAN_TLS_CA", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
+	{name: "podman-tls-cert", env: "OPENSHELL_PODMAN_TLS_CERT", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
+	{name: "podman-tls-key", env: "OPENSHELL_PODMAN_TLS_KEY", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
+	{name: "network-name", env: "OPENSHELL_NETWORK_NAME", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
+	{name: "stop-timeout", env: "OPENSHELL_STOP_TIMEOUT", noFlag: true, topic: topicUnused, unused: true, usage: "a setting of the driver"},
 }
 
 // unusedKeys are keys and tables of the reference's file that have neither flag nor variable and no effect.

@@ -334,3 +334,35 @@ func TestEveryIssuerField(t *testing.T) {
 		}
 	}
 }
+
+// TestPrecedenceOfEverySetting takes the lower layers away one by one.
+func TestPrecedenceOfEverySetting(t *testing.T) {
+	t.Parallel()
+	for _, s := range settings {
+		if !s.hasFlag() || s.file == "" || s.unused || s.name == "config" || s.name == "bind-address" {
+			continue
+		}
+		allowed, _ := s.values()
+		env := start(s)
+		env["OPENSHELL_GATEWAY_CONFIG"] = writeFile(t, s.file, asTOML(s, allowed[0]))
+		layer := func(args ...string) string {
+			c, problems, err := Check(args, lookup(env))
+			if err != nil || len(problems) > 0 {
+				t.Fatalf("%s: %v %v", s.name, problems, err)
+			}
+			for _, e := range c.entries {
+				if e.Key == s.file {
+					return e.Layer
+				}
+			}
+			return "nowhere"
+		}
+		below := layer()
+		env[s.env] = allowed[len(allowed)-1]
+		middle := layer()
+		above := layer("--" + s.name + "=" + allowed[0])
+		if below != LayerFile || middle != LayerVariable || above != LayerFlag {
+			t.Errorf("%s comes from %s, then %s, then %s", s.name, below, middle, above)
+		}
+	}
+}
