@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"sallyport.dev/sallyport/driverkit"
+	"sallyport.dev/sallyport/gen/sallyportpb"
 	"sallyport.dev/sallyport/gen/v00/computepb"
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/gateway"
@@ -136,6 +137,11 @@ type system struct {
 	driver *fakeDriver
 	conn   *grpc.ClientConn
 	client openshellpb.OpenShellClient
+	ext    sallyportpb.GatewayClient
+
+	gateway *gateway.Gateway
+	cfg     *config.Config
+	args    []string
 }
 
 // start brings a system up in some 20 ms.
@@ -155,7 +161,7 @@ func start(t *testing.T, args ...string) *system {
 		"--db-url", "sqlite:" + filepath.Join(dir, "state", "x.db"), "--oidc-issuer", s.issuer.URL, "--oidc-audience", oidctest.Audience,
 		"--oidc-scopes-claim", "scope", "--shutdown-grace-secs", "1",
 	}, args...)
-	cfg, err := config.Parse(args, func(k string) (string, bool) { return dir, k == "HOME" })
+	cfg, err := config.Parse(args, home(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +170,12 @@ func start(t *testing.T, args ...string) *system {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := gateway.New(t.Context(), cfg, gateway.Options{Version: "test", Logger: logger, Listener: l})
+	g, err := gateway.New(t.Context(), cfg, gateway.Options{
+		Version: "test", Logger: logger, Listener: l,
+		ParseText: func(file []byte) (*config.Config, error) {
+			return config.ParseText(args, home(dir), file)
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +203,14 @@ func start(t *testing.T, args ...string) *system {
 		running.Wait()
 	})
 	s.client = openshellpb.NewOpenShellClient(s.conn)
+	s.ext = sallyportpb.NewGatewayClient(s.conn)
+	s.gateway, s.cfg, s.args = g, cfg, args
 	return s
+}
+
+// home is an environment that has nothing but a home.
+func home(dir string) func(string) (string, bool) {
+	return func(k string) (string, bool) { return dir, k == "HOME" }
 }
 
 // as returns a context that carries a user's token.
