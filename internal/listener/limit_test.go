@@ -195,23 +195,35 @@ func TestCapsOnConnections(t *testing.T) {
 		held int
 	}{
 		"in all": {
-			listener.Config{MaxConnections: 3}, []string{"198.51.100.1", "198.51.100.2", "127.0.0.1", "198.51.100.3", "127.0.0.1"}, idle,
-			map[listener.Refusal]int{listener.RefusedConnections: 2}, 3,
+			listener.Config{MaxConnections: 3},
+			[]string{"198.51.100.1", "198.51.100.2", "127.0.0.1", "198.51.100.3", "127.0.0.1"},
+			idle,
+			map[listener.Refusal]int{listener.RefusedConnections: 2},
+			3,
 		},
 		"one IPv4 address": {
-			listener.Config{MaxPerAddress: 2}, []string{"198.51.100.1", "198.51.100.1", "198.51.100.1", "::ffff:198.51.100.1", "198.51.100.2"}, idle,
-			map[listener.Refusal]int{listener.RefusedAddress: 2}, 3,
+			listener.Config{MaxPerAddress: 2},
+			[]string{"198.51.100.1", "198.51.100.1", "198.51.100.1", "::ffff:198.51.100.1", "198.51.100.2"},
+			idle,
+			map[listener.Refusal]int{listener.RefusedAddress: 2},
+			3,
 		},
 		"one IPv6 network": {
-			listener.Config{MaxPerAddress: 2}, []string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"}, idle,
-			map[listener.Refusal]int{listener.RefusedAddress: 1}, 3,
+			listener.Config{MaxPerAddress: 2},
+			[]string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"},
+			idle,
+			map[listener.Refusal]int{listener.RefusedAddress: 1},
+			3,
 		},
 		"loopback is exempt": {
 			listener.Config{MaxPerAddress: 1}, []string{"127.0.0.1", "127.0.0.1", "::1", "::1"}, idle, nil, 4,
 		},
 		"unless it is not": {
-			listener.Config{MaxPerAddress: 1, LimitLoopback: true}, []string{"127.0.0.1", "127.0.0.1", "::1"}, idle,
-			map[listener.Refusal]int{listener.RefusedAddress: 1}, 2,
+			listener.Config{MaxPerAddress: 1, LimitLoopback: true},
+			[]string{"127.0.0.1", "127.0.0.1", "::1"},
+			idle,
+			map[listener.Refusal]int{listener.RefusedAddress: 1},
+			2,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

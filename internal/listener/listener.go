@@ -15,9 +15,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -102,14 +102,16 @@ type Config struct {
 
 // Port serves one address.
 type Port struct {
-	cfg    Config
-	outer  *tls.Config
-	native *queue
-	web    *queue
-	bridge *bridge
-	server *http.Server
-	census *census
-	wg     sync.WaitGroup
+	cfg   Config
+	outer *tls.Config
+	// hardened is the copy of what GetConfigForClient last gave.
+	hardened atomic.Pointer[hardened]
+	native   *queue
+	web      *queue
+	bridge   *bridge
+	server   *http.Server
+	census   *census
+	wg       sync.WaitGroup
 }
 
 // New returns a Port.
@@ -146,11 +148,11 @@ func New(cfg Config) (*Port, error) {
 	return p, nil
 }
 
-// harden returns c with what the port insists on, a copy unless c has it.
+// hardened remembers the copy of a configuration, so that a handshake does not make another.
+type hardened struct{ from, to *tls.Config }
+
+// harden returns a copy of c with what the port insists on.
 func harden(c *tls.Config) *tls.Config {
-	if slices.Equal(c.NextProtos, protocols) && c.MinVersion >= tls.VersionTLS12 {
-		return c
-	}
 	c = c.Clone()
 	c.NextProtos = protocols
 	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
@@ -172,7 +174,12 @@ func (p *Port) look() *tls.Config {
 		if chosen == nil || err != nil {
 			return nil, err
 		}
-		return harden(chosen), nil
+		if h := p.hardened.Load(); h != nil && h.from == chosen {
+			return h.to, nil
+		}
+		h := &hardened{from: chosen, to: harden(chosen)}
+		p.hardened.Store(h)
+		return h.to, nil
 	}
 	return outer
 }
