@@ -81,10 +81,14 @@ func issuerOf(c map[string]any) string {
 
 func (r *Rules) errIssuer() *fault.Error {
 	err := invalid(ReasonIssuer, "InvalidIssuer")
-	if len(r.order) == 1 {
+	switch len(r.order) {
+	case 0:
+		return err.WithNext("call without a token, or set the gateway's OIDC issuer")
+	case 1:
 		return err.WithNext("sign in with the provider %s", r.order[0].issuer)
+	default:
+		return err.WithNext("sign in with a provider that the gateway is configured with")
 	}
-	return err.WithNext("sign in with a provider that the gateway is configured with")
 }
 
 // kept says which claims are remembered of an identity: those that the rules look at and those that name it.
