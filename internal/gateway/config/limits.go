@@ -12,6 +12,7 @@ func (c *Config) limits(v *values) {
 	}
 	c.Limits = Limits{
 		Connections: int(v.number("max-connections")), ConnectionsPerAddress: int(v.number("max-connections-per-address")),
+		LimitLoopback:   v.flag("limit-loopback"),
 		Streams:         int(v.number("max-streams")),
 		Principal:       rate("principal-requests-per-second", "principal-burst"),
 		Tenant:          rate("tenant-requests-per-second", "tenant-burst"),

@@ -79,12 +79,16 @@ var kubernetesSettings = []setting{
 
 var limitSettings = []setting{
 	{
-		name: "max-connections", env: "SALLYPORT_MAX_CONNECTIONS", file: "gateway.limits.max_connections", topic: topicLimits, kind: number, live: true, preset: "16384",
-		usage: "open connections, 0 = no limit",
+		name: "max-connections", env: "SALLYPORT_MAX_CONNECTIONS", file: "gateway.limits.max_connections", topic: topicLimits, kind: number, preset: "16384", least: 1, most: 1 << 20,
+		usage: "open connections",
 	},
 	{
-		name: "max-connections-per-address", env: "SALLYPORT_MAX_CONNECTIONS_PER_ADDRESS", file: "gateway.limits.max_connections_per_address", topic: topicLimits, kind: number, live: true, preset: "4096",
-		usage: "open connections of one address, 0 = no limit", more: "All sandboxes behind one address count together.",
+		name: "max-connections-per-address", env: "SALLYPORT_MAX_CONNECTIONS_PER_ADDRESS", file: "gateway.limits.max_connections_per_address", topic: topicLimits, kind: number, preset: "4096", least: 1, most: 1 << 20,
+		usage: "open connections of one address", more: "All sandboxes behind one address count together. An IPv6 address stands for its /64.",
+	},
+	{
+		name: "limit-loopback", env: "SALLYPORT_LIMIT_LOOPBACK", file: "gateway.limits.limit_loopback", topic: topicLimits, kind: boolean, preset: "false",
+		usage: "hold loopback addresses to that limit, too", more: "For a gateway behind a proxy on the same machine.",
 	},
 	{
 		name: "max-streams", env: "SALLYPORT_MAX_STREAMS", file: "gateway.limits.max_streams", topic: topicLimits, kind: number, preset: "256", least: 1, most: 65535,

@@ -194,17 +194,21 @@ type Rate struct {
 	Burst     int
 }
 
-// Limits bound what peers may take. 0 means no limit.
+// Limits bound what peers may take.
 type Limits struct {
+	// Connections and ConnectionsPerAddress bound open connections; neither is 0. Loopback addresses are held to the
+	// second only with LimitLoopback.
 	Connections           int
 	ConnectionsPerAddress int
+	LimitLoopback         bool
 	// Streams bounds the concurrent calls of one connection.
 	Streams int
 	// Principal and Tenant apply after authentication, Anonymous before it, to each address.
 	Principal Rate
 	Tenant    Rate
 	Anonymous Rate
-	// FailedPerMinute is how many credentials of one address may be refused in a minute before it has to wait.
+	// FailedPerMinute is how many credentials of one address may be refused in a minute before it has to wait; 0 means no
+	// limit.
 	FailedPerMinute int
 }
 
