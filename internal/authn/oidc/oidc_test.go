@@ -320,33 +320,3 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkVerifyCached(b *testing.B) {
-	idp := oidctest.New(b)
-	v := newVerifier(b, idp, nil)
-	token := idp.Mint(map[string]any{"realm_access": oidctest.Roles("openshell-user"), "filler": strings.Repeat("x", 600)})
-	ctx := b.Context()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := v.Verify(ctx, token); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkVerifyFresh(b *testing.B) {
-	idp := oidctest.New(b)
-	idp.AddKey(jose.RS256)
-	v := newVerifier(b, idp, nil)
-	tokens := make([]string, 64)
-	for i := range tokens {
-		tokens[i] = idp.Mint(map[string]any{"exp": time.Now().Unix() - 30, "jti": i}) // Past, so never cached.
-	}
-	ctx := b.Context()
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if _, err := v.Verify(ctx, tokens[i%len(tokens)]); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -146,7 +146,8 @@ func providers() []provider {
 			config: oidc.Issuer{
 				Audiences: []string{"sallyport"}, UsernameClaim: "actor", DefaultRoles: []string{"openshell-user"},
 				Required: []oidc.RequiredClaim{
-					{Claim: "repository_owner_id", Values: []string{"65"}}, {Claim: "repository", Values: []string{"example-org/agents"}},
+					{Claim: "repository_owner_id", Values: []string{"65"}},
+					{Claim: "repository", Values: []string{"example-org/agents"}},
 					{Claim: "ref", Values: []string{"refs/heads/main"}},
 				},
 			},
