@@ -33,12 +33,6 @@ type Config struct {
 	Development *Development
 }
 
-// Certificates says how client certificates become users.
-type Certificates struct {
-	// DefaultRoles are the roles of a certificate that names no organizational unit.
-	DefaultRoles []string
-}
-
 // Development is the user that callers without any credential become. It is for one person's machine only.
 type Development struct {
 	// Roles and Scopes are what that user has.

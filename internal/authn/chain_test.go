@@ -81,7 +81,7 @@ func TestChain(t *testing.T) {
 	}
 	all := authn.Config{
 		SandboxTokens: tokens, AcceptSharedSecret: true, SharedSecret: secret, Users: &users{},
-		Certificates: &authn.Certificates{}, Development: &authn.Development{Roles: []string{"openshell-admin"}},
+		Certificates: &authn.Certificates{Roles: []string{"r1", "r2"}}, Development: &authn.Development{Roles: []string{"openshell-admin"}},
 	}
 	strict := authn.Config{SandboxTokens: tokens, Users: &users{}}
 	withSecret := authn.Config{SandboxTokens: tokens, Users: &users{}, AcceptSharedSecret: true, SharedSecret: secret}
@@ -187,7 +187,7 @@ func TestCertificateWithoutUnitHasDefaultRoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "carol"}, NotAfter: time.Unix(5, 0)}
+	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "carol"}, NotAfter: time.Now().Add(time.Hour)}
 	p, err := chain.Authenticate(t.Context(), request(getBox, authn.Request{PeerCertificate: cert}))
 	if err != nil {
 		t.Fatal(err)

@@ -97,7 +97,7 @@ func TestOnlyVerifiedCertificatesCount(t *testing.T) {
 				MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{ours.issue(pkix.Name{CommonName: "gw"})},
 				ClientAuth: tc.verify, ClientCAs: ours.pool(),
 			})
-			h := open(t, func(c *authn.Config) { c.Certificates = &authn.Certificates{} }, grpc.Creds(server))
+			h := open(t, func(c *authn.Config) { c.Certificates = &authn.Certificates{Roles: []string{"openshell-admin"}} }, grpc.Creds(server))
 			var inside *principal.Principal
 			h.service.get = func(ctx context.Context) error { inside = principal.From(ctx); return nil }
 			conn, err := grpc.NewClient(h.conn.Target(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
