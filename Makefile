@@ -12,10 +12,10 @@ TEST_TIMEOUT ?= 9m
 FUZZ_TIME    ?= 20s
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test generate contract fmt lint vuln bench fuzz clean
+.PHONY: help build run test e2e-keycloak generate contract fmt lint vuln bench fuzz clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build every command into bin/, statically linked
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -27,6 +27,11 @@ run: build ## Bring the whole system up on this machine and walk through the dem
 test: build ## Vet and test everything with the race detector
 	go vet ./...
 	CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) ./...
+
+# Needs Java 17, Maven and the network the first time; see test/keycloak/README.md.
+e2e-keycloak: ## Test against a real Keycloak, which is downloaded and prepared on first use
+	test/keycloak/run prepare
+	SALLYPORT_REQUIRE_KEYCLOAK=1 CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) ./test/keycloak
 
 generate: ## Regenerate Go from the proto files, then whatever go:generate asks for
 	$(BUF) generate

@@ -349,3 +349,15 @@ func certify(t *testing.T, template, parent *x509.Certificate, signer *ecdsa.Pri
 	}
 	return cert, key
 }
+
+// denied returns nil when the token is refused for the reason.
+func (d *door) denied(token, reason string) error {
+	err := d.list(token)
+	if err == nil {
+		return errors.New("still accepted")
+	}
+	if got := reasonOf(err); got != reason {
+		d.t.Errorf("refused with %s: %v, want %s", got, err, reason)
+	}
+	return nil
+}

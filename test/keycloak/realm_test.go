@@ -166,8 +166,8 @@ func (r realm) admin(t *testing.T, method, path string, in, out any) {
 // machineClient is the client of small realms; its tokens have the audience and the user role.
 const machineClient = "machine"
 
-// small creates a realm whose keys a test may change: one client, one key for RS256. It is removed with the test.
-func (r realm) small(t *testing.T, name string) realm {
+// create makes a realm with one client, machineClient, and one key, for RS256.
+func (r realm) create(t *testing.T, name string) {
 	t.Helper()
 	r.admin(t, http.MethodPost, "", map[string]any{
 		"realm": name, "enabled": true, "sslRequired": "none",
@@ -185,6 +185,12 @@ func (r realm) small(t *testing.T, name string) realm {
 		}},
 		"components": map[string]any{keyProvider: []any{rsaKey("first", "100")}},
 	}, nil)
+}
+
+// small creates a realm whose keys a test may change. It is removed with the test.
+func (r realm) small(t *testing.T, name string) realm {
+	t.Helper()
+	r.create(t, name)
 	t.Cleanup(func() {
 		// t.Context has ended by now.
 		token := r.sibling("master").password(t, "admin-cli", "admin", "").Access
