@@ -180,6 +180,7 @@ func (a *app) awaitReady(ctx context.Context, s *session, sb *openshellpb.Sandbo
 	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	defer s.keepFresh(ctx)()
 	w := &watcher{progress: progress, note: func(text string) { progress.Pause(func() { a.out.Note("%s", text) }) }}
 	for {
 		done, err := w.take(sb)

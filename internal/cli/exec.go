@@ -107,6 +107,7 @@ func (a *app) execute(ctx context.Context, s *session, sb *openshellpb.Sandbox, 
 	req := &openshellpb.ExecSandboxRequest{
 		SandboxId: sb.GetMetadata().GetId(), Command: command, Workdir: f.workdir, Environment: env, TimeoutSeconds: f.timeout,
 	}
+	defer s.keepFresh(ctx)()
 	_, inTTY := output.Terminal(a.opts.Stdio.In)
 	_, outTTY := output.Terminal(a.opts.Stdio.Out)
 	wantTTY := f.tty

@@ -105,6 +105,7 @@ func (a *app) showLogs(ctx context.Context, s *session, id string, f logFlags, s
 
 // tailLogs follows the log; for programs each line is one JSON object.
 func (a *app) tailLogs(ctx context.Context, s *session, id string, f logFlags, since int64) error {
+	defer s.keepFresh(ctx)()
 	stream, err := s.shell.WatchSandbox(ctx, &openshellpb.WatchSandboxRequest{
 		Id: id, FollowLogs: true, LogTailLines: f.lines, LogSinceMs: since, LogSources: f.sources, LogMinLevel: f.level,
 	})

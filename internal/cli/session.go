@@ -186,7 +186,9 @@ type session struct {
 	ref   gatewayRef
 	conn  *grpc.ClientConn
 	shell openshellpb.OpenShellClient
-	end   func()
+	// tokens is nil without a bearer token.
+	tokens transport.TokenSource
+	end    func()
 }
 
 // close gives the connection back.
@@ -226,7 +228,7 @@ func (a *app) dial(ctx context.Context, ref gatewayRef, withToken bool) (*sessio
 		end()
 		return nil, err
 	}
-	return &session{ref: ref, conn: conn, shell: openshellpb.NewOpenShellClient(conn), end: end}, nil
+	return &session{ref: ref, conn: conn, shell: openshellpb.NewOpenShellClient(conn), tokens: tokens, end: end}, nil
 }
 
 // withSession runs a command against the chosen gateway.

@@ -78,12 +78,24 @@ func (s *Source) Token(ctx context.Context) (string, error) {
 	if err != nil {
 		// The margin before the expiry is there for an unreachable provider.
 		if stored.AccessToken != "" && s.now().Before(stored.Expiry) {
+			s.token = stored
 			return stored.AccessToken, nil
 		}
 		return "", err
 	}
 	s.token = fresh
 	return fresh.AccessToken, nil
+}
+
+// RenewAt returns when the token that was last handed out is due to be replaced by the next Token; zero if it never is,
+// or if none was handed out.
+func (s *Source) RenewAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token.Expiry.IsZero() {
+		return time.Time{}
+	}
+	return s.token.Expiry.Add(-renewBefore)
 }
 
 // renew takes the lock of all processes, looks whether another one was faster, and otherwise obtains and
