@@ -242,9 +242,9 @@ func TestRunFollowsTheDirectoryAndTellsAProblemOnce(t *testing.T) {
 			}
 		})
 		write(t, filepath.Join(dir, "0002.pem"), []byte("half a k"), 0o600)
-		time.Sleep(time.Minute) //nolint:forbidigo // The bubble's time.
+		time.Sleep(time.Minute)
 		write(t, filepath.Join(dir, "0002.pem"), private, 0o600)
-		time.Sleep(time.Minute) //nolint:forbidigo // The bubble's time.
+		time.Sleep(time.Minute)
 		if n := len(issuer.KeyIDs()); n != 2 {
 			t.Errorf("%d keys, want 2", n)
 		}

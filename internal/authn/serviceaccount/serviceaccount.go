@@ -24,7 +24,7 @@ import (
 const (
 	DefaultAudience  = "openshell-gateway"
 	DefaultCAPath    = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
-	DefaultTokenPath = "/var/run/secrets/kubernetes.io/serviceaccount/token" //nolint:gosec // A path.
+	DefaultTokenPath = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 	variableHost = "KUBERNETES_SERVICE_HOST"
 	variablePort = "KUBERNETES_SERVICE_PORT"

@@ -179,9 +179,9 @@ func authenticator(t testing.TB, c serviceaccount.Config) *serviceaccount.Authen
 // in returns the map at a path of keys.
 func in(v any, path ...string) m {
 	for _, k := range path {
-		v = v.(m)[k] //nolint:forcetypeassert // The test built it.
+		v = v.(m)[k]
 	}
-	return v.(m) //nolint:forcetypeassert // The test built it.
+	return v.(m)
 }
 
 func TestAPodBecomesItsSandbox(t *testing.T) {
@@ -229,7 +229,7 @@ func TestAPodBecomesItsSandbox(t *testing.T) {
 }
 
 func owner(c *cluster) m {
-	return in(c.objects[podPath], "metadata")["ownerReferences"].([]m)[1] //nolint:forcetypeassert // The test built it.
+	return in(c.objects[podPath], "metadata")["ownerReferences"].([]m)[1]
 }
 
 // Each check fails once, in the order in which they are made.

@@ -127,7 +127,7 @@ func TestTheFileIsFollowed(t *testing.T) {
 		})
 		look := func(want string) {
 			t.Helper()
-			time.Sleep(time.Minute) //nolint:forbidigo // The bubble's time.
+			time.Sleep(time.Minute)
 			synctest.Wait()
 			if got := sent(); got != "Bearer "+want {
 				t.Errorf("%s is sent, want %s", got, want)
@@ -138,7 +138,7 @@ func TestTheFileIsFollowed(t *testing.T) {
 		look("in-the-environment")
 		put("replaced")
 		look("replaced")
-		time.Sleep(7 * time.Hour) //nolint:forbidigo // The bubble's time.
+		time.Sleep(7 * time.Hour)
 		look("renewed")
 		if raw, err := os.ReadFile(file); err != nil || string(raw) != "renewed\n" {
 			t.Errorf("kept %q, %v", raw, err)
