@@ -40,6 +40,9 @@ const (
 	RefusedHandshake Refusal = "handshake"
 )
 
+// String returns the word itself.
+func (r Refusal) String() string { return string(r) }
+
 // peerKey is what limits count by: an IPv4 address, or an IPv6 network of 64 bits, of which one machine has the whole.
 // It is none for what is not counted by address.
 func peerKey(a net.Addr, loopbackToo bool) (netip.Prefix, bool) {
