@@ -49,6 +49,7 @@ type gateway struct {
 	hangs     map[string]chan struct{}
 	// bearers are the authorization headers seen, also on calls that need none.
 	bearers []string
+	revoked revocations
 }
 
 // served is where a gateway listens and what vouches for it.
