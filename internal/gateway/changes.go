@@ -21,7 +21,13 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 	if err := g.identity.limiter.Reconfigure(ratesOf(next.Limits)); err != nil {
 		return err
 	}
-	if err := g.identity.issuers.Replace(issuersOf(next)); err != nil {
+	err = g.identity.issuers.Replace(issuersOf(next))
+	if err == nil {
+		if err = g.reloadTLS(old.TLS, next.TLS); err != nil {
+			err = errors.Join(err, g.identity.issuers.Replace(issuersOf(old)))
+		}
+	}
+	if err != nil {
 		return errors.Join(err, g.identity.limiter.Reconfigure(ratesOf(old.Limits)))
 	}
 	g.identity.rules.Store(authorizer)
@@ -38,7 +44,7 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 // explainer explains who may do what, by the rules in force and by those of another configuration.
 func (g *Gateway) explainer() *access.Service {
 	c := access.Config{
-		Identities: g.identity.issuers, Mode: func() string { return string(g.cfg.Authorization.Mode) },
+		Identities: g.identity.issuers, Mode: func() string { return string(g.identity.rules.Load().Policy().Scheme) },
 		Authorizer: func() access.Authorizer { return g.identity.rules.Load() },
 	}
 	if g.opts.ParseText != nil {

@@ -5,13 +5,12 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -39,6 +38,7 @@ import (
 	"sallyport.dev/sallyport/internal/store"
 	"sallyport.dev/sallyport/internal/store/sqlite"
 	"sallyport.dev/sallyport/internal/streamstop"
+	"sallyport.dev/sallyport/internal/tlsfiles"
 )
 
 var errStarting = errors.New("readiness monitor still initializing")
@@ -77,6 +77,8 @@ type Gateway struct {
 	metrics   *metrics
 	readiness *readiness
 	port      *listener.Port
+	// certificates are nil without TLS.
+	certificates atomic.Pointer[tlsfiles.Bundle]
 }
 
 // New builds a gateway. It needs the store; drivers and identity provider may come later. Close releases it if Run
@@ -101,7 +103,8 @@ func (g *Gateway) build(ctx context.Context) error {
 	g.metrics = newMetrics(g.relays.Sessions, g.relays.Relays, func() int { return g.store.Count(sandbox.Kind) })
 	var opening errgroup.Group
 	opening.Go(func() error { return g.openStore(ctx) })
-	opening.Go(func() error { return errors.Join(g.openTokens(), g.readRules(), g.openAudit()) })
+	opening.Go(func() error { return errors.Join(g.openTokens(), g.readRules()) })
+	opening.Go(g.openAudit)
 	if err := opening.Wait(); err != nil {
 		return err
 	}
@@ -200,7 +203,7 @@ func publicServices() []protoreflect.ServiceDescriptor {
 }
 
 func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
-	options := append(listener.GRPCOptions(), grpc.ChainUnaryInterceptor(d.Unary()), grpc.ChainStreamInterceptor(d.Stream()),
+	options := append(listener.GRPCOptions(), grpc.MaxConcurrentStreams(uint32(g.cfg.Limits.Streams)), grpc.ChainUnaryInterceptor(d.Unary()), grpc.ChainStreamInterceptor(d.Stream()),
 		grpc.UnknownServiceHandler(d.Unknown()), grpc.InTapHandle(streamstop.Tap(v00.Streams())))
 	g.grpc = grpc.NewServer(options...)
 	v00.Register(g.grpc, services)
@@ -208,12 +211,14 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	healthpb.RegisterHealthServer(g.grpc, healthServer)
 	reflection.Register(g.grpc)
 	g.readiness = newReadiness(g.opts.Version, healthServer, g.metrics.changed, g.probes())
-	tlsConfig, err := loadTLS(g.cfg.TLS)
+	tlsConfig, err := g.openTLS()
 	if err != nil {
 		return err
 	}
 	g.port, err = listener.New(listener.Config{
 		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.web(), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
+		MaxConnections: g.cfg.Limits.Connections, MaxPerAddress: g.cfg.Limits.ConnectionsPerAddress,
+		LimitLoopback: g.cfg.Limits.LimitLoopback, Refused: g.metrics.turnedAway,
 	})
 	return err
 }
@@ -248,33 +253,6 @@ func publicText(err error) string {
 		return err.Error()
 	}
 	return "unavailable"
-}
-
-func loadTLS(c config.TLS) (*tls.Config, error) {
-	if c.Certificate == "" {
-		return nil, nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
-	if err != nil {
-		return nil, fmt.Errorf("load the certificate %s with key %s: %w", c.Certificate, c.Key, err)
-	}
-	out := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	if c.ClientCA == "" {
-		return out, nil
-	}
-	raw, err := os.ReadFile(c.ClientCA)
-	if err != nil {
-		return nil, fmt.Errorf("load the client authorities: %w", err)
-	}
-	out.ClientCAs = x509.NewCertPool()
-	if !out.ClientCAs.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("no certificates found in file %s", c.ClientCA)
-	}
-	out.ClientAuth = tls.VerifyClientCertIfGiven
-	if c.RequireClient {
-		out.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return out, nil
 }
 
 // Run serves until ctx ends, then drains and releases everything. It may be called once.

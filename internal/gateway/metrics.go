@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"sallyport.dev/sallyport/internal/door"
+	"sallyport.dev/sallyport/internal/listener"
 	"sallyport.dev/sallyport/internal/ratelimit"
 )
 
@@ -26,6 +27,7 @@ type metrics struct {
 	driver   *prometheus.HistogramVec
 	ready    *prometheus.GaugeVec
 	refused  *prometheus.CounterVec
+	away     *prometheus.CounterVec
 	keys     *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
 	// verified holds the series of tokens, which every call counts in, without a look-up of labels.
@@ -64,6 +66,9 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_limited_total", Help: "Calls that a rate limit refused, by class; failed: only known credentials were looked at.",
 		}, []string{"class"}),
+		away: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_connections_refused_total", Help: "Connections that were closed before they were served, by reason.",
+		}, []string{"reason"}),
 		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_oidc_key_fetches_total", Help: "Fetches of an issuer's keys by result.",
 		}, []string{"issuer", "result"}),
@@ -75,7 +80,7 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) })
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.driver, m.ready, m.refused, m.keys, m.tokens,
+		m.requests, m.duration, m.driver, m.ready, m.refused, m.away, m.keys, m.tokens,
 		gauge("sallyport_supervisor_sessions", "Connected supervisors.", sessions),
 		gauge("sallyport_relays", "Open relays.", relays),
 		gauge("sallyport_sandboxes", "Stored sandboxes.", sandboxes),
@@ -130,6 +135,9 @@ func (m *metrics) Observe(method string, code codes.Code, took time.Duration) {
 
 // limited counts what a rate limit refused.
 func (m *metrics) limited(class ratelimit.Class) { m.refused.WithLabelValues(class.String()).Inc() }
+
+// turnedAway counts connections that were not served.
+func (m *metrics) turnedAway(why listener.Refusal) { m.away.WithLabelValues(string(why)).Inc() }
 
 // KeysFetched implements oidc.Observer.
 func (m *metrics) KeysFetched(issuer, result string) { m.keys.WithLabelValues(issuer, result).Inc() }

@@ -18,13 +18,13 @@ func (g *Gateway) web() http.Handler {
 	mux := g.readiness.handler()
 	g.wellKnown(mux)
 	mux.HandleFunc("GET /auth/oidc-config", func(w http.ResponseWriter, _ *http.Request) {
-		if g.cfg.OIDC.Issuer == "" {
+		if len(g.cfg.Issuers) == 0 {
 			w.WriteHeader(http.StatusNotFound)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		// The client that went away is the only one who could miss it.
-		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": g.cfg.OIDC.Issuer, "audience": g.cfg.OIDC.Audience})
+		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": g.cfg.Issuers[0].Issuer, "audience": g.cfg.Issuers[0].Audiences[0]})
 	})
 	return http.MaxBytesHandler(mux, 1<<20)
 }

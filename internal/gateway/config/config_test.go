@@ -50,11 +50,11 @@ audience = "file"
 	if got := c.Listen.Address.String(); got != "127.0.0.2:2222" {
 		t.Errorf("address = %s, want the file's IP and the variable's port", got)
 	}
-	if c.OIDC.Audience != "flag" || c.OIDC.Issuer != "https://file.example" || c.LogLevel != "debug" {
-		t.Errorf("audience %q issuer %q level %q", c.OIDC.Audience, c.OIDC.Issuer, c.LogLevel)
+	if c.Issuers[0].Audiences[0] != "flag" || c.Issuers[0].Issuer != "https://file.example" || c.LogLevel != "debug" {
+		t.Errorf("audience %q issuer %q level %q", c.Issuers[0].Audiences, c.Issuers[0].Issuer, c.LogLevel)
 	}
-	if c.OIDC.KeysTTL != time.Hour || c.OIDC.RolesClaim != "realm_access.roles" || c.OIDC.AdminRole != "openshell-admin" {
-		t.Errorf("defaults: %+v", c.OIDC)
+	if c.Issuers[0].KeysTTL != time.Hour || c.Issuers[0].RolesClaim != "realm_access.roles" || c.Authorization.AdminRole != "openshell-admin" {
+		t.Errorf("defaults: %+v", c.Issuers)
 	}
 }
 

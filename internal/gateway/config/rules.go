@@ -50,21 +50,6 @@ func (c *Config) authorization(v *values) {
 	}
 	c.Authorization = a
 	c.tenant(v)
-	if len(c.Issuers) > 0 && c.Issuers[0].Name == DefaultIssuer {
-		i := c.Issuers[0]
-		c.OIDC = OIDC{
-			Issuer: i.Issuer, Audience: first(i.Audiences), DiscoveryURL: i.DiscoveryURL, KeysTTL: i.KeysTTL, RolesClaim: i.RolesClaim,
-			ScopesClaim: i.ScopesClaim, AllowMissingAudience: i.AllowMissingAudience,
-		}
-	}
-	c.OIDC.AdminRole, c.OIDC.UserRole = a.AdminRole, a.UserRole
-}
-
-func first(words []string) string {
-	if len(words) == 0 {
-		return ""
-	}
-	return words[0]
 }
 
 func (v *values) warnEverybody(c *Config, why string) {

@@ -11,8 +11,6 @@ type Config struct {
 	File   string
 	Listen Listen
 	TLS    TLS
-	// OIDC is the issuer of the single-issuer flags, which Issuers has too, and the role names of Authorization.
-	OIDC OIDC
 	// Issuers are the identity providers of people and machines; no two have the same name or issuer. The one that the
 	// single-issuer flags configure is named DefaultIssuer and comes first.
 	Issuers       []Issuer
@@ -60,19 +58,6 @@ type TLS struct {
 	ExternalCertificate string
 	ExternalKey         string
 	ExternalNames       []string
-}
-
-// OIDC is the one issuer of people's tokens; Issuer is empty when there is none.
-type OIDC struct {
-	Issuer               string
-	Audience             string
-	DiscoveryURL         string
-	KeysTTL              time.Duration
-	RolesClaim           string
-	ScopesClaim          string
-	AdminRole            string
-	UserRole             string
-	AllowMissingAudience bool
 }
 
 // DefaultIssuer is the name of the issuer that the single-issuer flags configure.
