@@ -46,7 +46,8 @@ func TestSessionsOfARealRegistry(t *testing.T) {
 	})
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5}})
 	connect := func(instance string) *relay.Session {
-		s, err := registry.Connect(ctx, relay.Hello{SandboxID: "b", InstanceID: instance, Takeover: true})
+		s, err := registry.Connect(ctx, relay.Hello{SandboxID: "b", InstanceID: instance, Takeover: true},
+			func(relay.Message) error { return nil }, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
