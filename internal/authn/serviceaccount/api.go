@@ -87,6 +87,7 @@ type ownerReference struct {
 type api struct {
 	base              *url.URL
 	caPath, tokenPath string
+	timeout           time.Duration
 
 	// mu guards the client, which is made anew when the authorities change.
 	mu     sync.Mutex
@@ -111,7 +112,7 @@ func newAPI(c Config) (*api, error) {
 	if base.Scheme != "https" {
 		return nil, errors.New("the API server must be reached by https: tokens are sent there")
 	}
-	a := &api{base: base, caPath: c.CAPath, tokenPath: c.TokenPath}
+	a := &api{base: base, caPath: c.CAPath, tokenPath: c.TokenPath, timeout: c.Timeout}
 	if a.caPath == "" {
 		a.caPath = DefaultCAPath
 	}
@@ -148,7 +149,7 @@ func (a *api) sandbox(ctx context.Context, version, namespace, name string) (*ob
 
 // call makes one call. Its errors hold neither tokens nor what the server said, but for the code and the reason.
 func (a *api) call(ctx context.Context, method, path string, body []byte, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	client, err := a.current()
 	if err != nil {
@@ -222,10 +223,10 @@ func (a *api) current() (*http.Client, error) {
 	a.ca = ca
 	a.client = &http.Client{
 		Transport: &http.Transport{
-			DialContext:            (&net.Dialer{Timeout: callTimeout}).DialContext,
+			DialContext:            (&net.Dialer{Timeout: a.timeout}).DialContext,
 			TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout:    callTimeout,
-			ResponseHeaderTimeout:  callTimeout,
+			TLSHandshakeTimeout:    a.timeout,
+			ResponseHeaderTimeout:  a.timeout,
 			MaxResponseHeaderBytes: maxHeaders,
 			MaxIdleConns:           maxIdle,
 			MaxIdleConnsPerHost:    maxIdle,

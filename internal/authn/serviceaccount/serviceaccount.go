@@ -32,9 +32,9 @@ const (
 
 // Bounds of the work that pods can make for us and for the API server.
 const (
-	// total bounds one authentication, each call within it callTimeout.
-	total       = 15 * time.Second
-	callTimeout = 5 * time.Second
+	// defaultTimeout bounds one call; one authentication, which takes up to four, has three times that.
+	defaultTimeout = 5 * time.Second
+	timeoutsInAll  = 3
 	// concurrent bounds authentications at the same time; those beyond wait, at most waiting.
 	concurrent = 16
 	waiting    = 2 * time.Second
@@ -70,6 +70,8 @@ type Config struct {
 	// second. At least one must be set.
 	Namespaces      []string
 	NamespacePrefix string
+	// Timeout bounds each call to the API server; 0 means five seconds.
+	Timeout time.Duration
 	// Env looks up variables; nil is os.LookupEnv. Now is the clock; nil is time.Now. A nil Logger discards.
 	Env    func(string) (string, bool)
 	Now    func() time.Time
@@ -97,6 +99,9 @@ func New(c Config) (*Authenticator, error) {
 	}
 	if c.Audience == "" {
 		c.Audience = DefaultAudience
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = defaultTimeout
 	}
 	if c.ServiceAccount == "" {
 		return nil, errors.New("set up Kubernetes identity: the name of the pods' service account is missing")
@@ -135,7 +140,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (*princi
 	if refusal, _, ok := a.refused.Get(key, 0, a.c.Now()); ok {
 		return nil, known(refusal)
 	}
-	ctx, cancel := context.WithTimeout(ctx, total)
+	ctx, cancel := context.WithTimeout(ctx, timeoutsInAll*a.c.Timeout)
 	defer cancel()
 	if err := a.enter(ctx); err != nil {
 		return nil, err

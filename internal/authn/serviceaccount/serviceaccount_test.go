@@ -409,7 +409,9 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	c := newCluster(t)
 	const most = 16
 	c.hold, c.entered = make(chan struct{}), make(chan struct{}, 100)
-	a := authenticator(t, c.config())
+	config := c.config()
+	config.Timeout = time.Minute // The calls are held until the test is done with them.
+	a := authenticator(t, config)
 	results := make(chan error, most)
 	for n := range most {
 		go func() {
@@ -433,6 +435,18 @@ func TestConcurrencyIsBounded(t *testing.T) {
 		if err := <-results; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestAServerThatHangsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.hold, c.entered = make(chan struct{}), make(chan struct{}, 1)
+	defer close(c.hold)
+	config := c.config()
+	config.Timeout = 100 * time.Millisecond
+	if _, err := authenticator(t, config).Authenticate(t.Context(), podToken(1)); !fault.Is(err, fault.Internal) {
+		t.Errorf("got %v", err)
 	}
 }
 
