@@ -42,7 +42,7 @@ func (p *policy) decide(c map[string]any, at time.Time, t *trace) (*principal.Pr
 	subject, ok := subjectOf(c)
 	if !ok {
 		return nil, t.refuse(StepSubject, "sub", c["sub"], invalid(ReasonSubject, "missing sub").
-			WithNext("have the provider name the user in \"sub\""))
+			WithNext("have the provider name the user in \"sub\"; Keycloak leaves it out of lightweight tokens and of those without the client scope \"basic\""))
 	}
 	t.add(Accepted, StepSubject, "sub", subject, "")
 	if err := p.checkRequired(c, t); err != nil {
@@ -180,7 +180,8 @@ func (p *policy) checkKind(c map[string]any, t *trace) error {
 	}
 	for _, name := range idTokenClaims {
 		if _, present := c[name]; present && !p.acceptIDTokens {
-			return t.refuse(StepKind, name, nil, errKind())
+			return t.refuse(StepKind, name, nil, errKind().
+				WithNext("send the access token that the provider returned, not the ID token; if it is one, as with Dex, have the operator accept ID tokens of this issuer"))
 		}
 	}
 	if p.acceptIDTokens {
@@ -323,7 +324,8 @@ func errOverage(p claims.Path) *fault.Error {
 		WithNext("have the provider put app roles, or only the groups assigned to the gateway's application, into its tokens")
 }
 
-func (p *policy) checkAlgorithm(algorithm jose.SignatureAlgorithm) error {
+// checkAlgorithm returns nil for an algorithm that the issuer may sign with.
+func (p *policy) checkAlgorithm(algorithm jose.SignatureAlgorithm) *fault.Error {
 	if slices.Contains(p.algorithms, algorithm) {
 		return nil
 	}

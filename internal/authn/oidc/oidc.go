@@ -155,7 +155,7 @@ func (s *Issuers) verify(ctx context.Context, token string, key tokencache.Key, 
 		return from, nil, err
 	}
 	p, err := from.decide(t.claims, now, nil)
-	s.seen.note(st.rules, t.claims, now, err)
+	s.seen.note(st.rules, t, now, err)
 	if err != nil {
 		return from, nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"sallyport.dev/sallyport/internal/authn/claims"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
@@ -50,6 +52,15 @@ func NewRules(issuers []Issuer) (*Rules, error) {
 // Evaluate decides about claims as Verify does about the claims of a token with a good signature, and says how. The
 // steps come with a refusal too. A zero time checks no time, for claims that were seen a while ago.
 func (r *Rules) Evaluate(c map[string]any, at time.Time) (*principal.Principal, []Step, error) {
+	return r.evaluate(c, "", at)
+}
+
+// EvaluateSeen is Evaluate for an identity that was seen, with the algorithm that its token was signed with.
+func (r *Rules) EvaluateSeen(seen *Seen, at time.Time) (*principal.Principal, []Step, error) {
+	return r.evaluate(seen.Claims, jose.SignatureAlgorithm(seen.Algorithm), at)
+}
+
+func (r *Rules) evaluate(c map[string]any, algorithm jose.SignatureAlgorithm, at time.Time) (*principal.Principal, []Step, error) {
 	t := &trace{}
 	p := r.issuers[issuerOf(c)]
 	if p == nil {
@@ -57,6 +68,12 @@ func (r *Rules) Evaluate(c map[string]any, at time.Time) (*principal.Principal, 
 		return nil, t.steps, err
 	}
 	t.add(Accepted, StepIssuer, "iss", c["iss"], "it is the issuer "+p.name)
+	if algorithm != "" {
+		if err := p.checkAlgorithm(algorithm); err != nil {
+			return nil, t.steps, t.refuse(StepAlgorithm, "", string(algorithm), err)
+		}
+		t.add(Accepted, StepAlgorithm, "", string(algorithm), "")
+	}
 	user, err := p.decide(c, at, t)
 	return user, t.steps, err
 }

@@ -22,6 +22,8 @@ type Seen struct {
 	Issuer, Subject string
 	// Claims are the ones that the configuration looks at and those that name the identity. They must not be changed.
 	Claims map[string]any
+	// Algorithm is the one that the token was signed with.
+	Algorithm string
 	// At is when the token was verified; a token that is remembered is not verified again.
 	At time.Time
 	// Admitted tells that the token was accepted.
@@ -34,10 +36,14 @@ type Seen struct {
 // Missing returns the claims that the rules look at but that were not kept when the identity was seen, so that the rules
 // cannot decide about it for sure. It is empty for the rules that were in force then.
 func (r *Rules) Missing(seen *Seen) []string {
+	p := r.issuers[seen.Issuer]
+	if p == nil {
+		return nil // They refuse it, whatever its claims are.
+	}
 	var missing []string
-	for _, path := range r.keep.paths {
-		if !seen.kept.names[path.String()] {
-			missing = append(missing, path.String())
+	for _, path := range p.paths() {
+		if name := path.String(); name != "" && !seen.kept.names[name] && !slices.Contains(missing, name) {
+			missing = append(missing, name)
 		}
 	}
 	return missing
@@ -111,7 +117,8 @@ func of(element *list.Element) *sightings {
 
 // note remembers the claims of a token whose signature is good. Tokens that say nothing about the identity's access, such
 // as an ID token or one that expired, leave what is remembered as it is.
-func (m *memory) note(rules *Rules, c map[string]any, at time.Time, refusal error) {
+func (m *memory) note(rules *Rules, t *token, at time.Time, refusal error) {
+	c := t.claims
 	subject, ok := subjectOf(c)
 	if !ok {
 		return
@@ -123,8 +130,8 @@ func (m *memory) note(rules *Rules, c map[string]any, at time.Time, refusal erro
 		}
 	}
 	seen := &Seen{
-		Issuer: issuerOf(c), Subject: subject, Claims: rules.keep.of(c), At: at, Admitted: refusal == nil,
-		kept: rules.keep,
+		Issuer: issuerOf(c), Subject: subject, Claims: rules.keep.of(c), Algorithm: string(t.algorithm), At: at,
+		Admitted: refusal == nil, kept: rules.keep,
 	}
 	seen.size = claims.Size(seen.Claims)
 	m.put(seen)

@@ -20,7 +20,8 @@ func remember(t *testing.T) (m *memory, note func(subject string, roles int)) {
 		for i := range list {
 			list[i] = "r"
 		}
-		m.note(rules, map[string]any{"iss": "https://i.test", "sub": subject, "roles": list}, time.Unix(1, 0), nil)
+		claims := map[string]any{"iss": "https://i.test", "sub": subject, "roles": list}
+		m.note(rules, &token{claims: claims}, time.Unix(1, 0), nil)
 	}
 }
 

@@ -130,6 +130,15 @@ func TestSeenFollowsTheConfiguration(t *testing.T) {
 	if missing := rulesOf(t, next).Missing(seen); !slices.Equal(missing, []string{"groups"}) {
 		t.Errorf("missing %v then", missing)
 	}
+	// What the rules look at in other people's tokens does not matter, nor what they would look at if they knew the issuer.
+	stranger := next
+	stranger.Name, stranger.URL = "stranger", "https://stranger.test"
+	if missing := rulesOf(t, config, stranger).Missing(seen); missing != nil {
+		t.Errorf("missing %v for another issuer", missing)
+	}
+	if missing := rulesOf(t, stranger).Missing(seen); missing != nil {
+		t.Errorf("missing %v without the issuer", missing)
+	}
 	replace(t, s, next)
 	seen, ok := s.Seen(idp.URL, "alice-id")
 	if !ok || seen.Claims["roles"] != nil || seen.Claims["scope"] != nil || seen.Claims["sub"] == nil {
@@ -141,5 +150,24 @@ func TestSeenFollowsTheConfiguration(t *testing.T) {
 	accept(t, s, idp.Mint(map[string]any{"groups": []string{"z"}}))
 	if seen, _ := s.Seen(idp.URL, "alice-id"); s.Rules().Missing(seen) != nil || seen.Claims["groups"] == nil {
 		t.Errorf("seen anew: %+v", seen)
+	}
+}
+
+func TestSeenRemembersTheAlgorithm(t *testing.T) {
+	t.Parallel()
+	idp := oidctest.New(t)
+	s := one(t, idp, nil)
+	accept(t, s, idp.Mint(nil))
+	seen, _ := s.Seen(idp.URL, "alice-id")
+	p, steps, err := s.Rules().EvaluateSeen(seen, time.Time{})
+	if err != nil || p.Subject != "alice-id" || steps[1].Name != oidc.StepAlgorithm || steps[1].Found != "ES256" {
+		t.Errorf("got %+v, %+v, %v", p, steps, err)
+	}
+	config := describe(idp, "idp")
+	config.Algorithms = []string{"EdDSA"}
+	_, steps, err = rulesOf(t, config).EvaluateSeen(seen, time.Time{})
+	wantReason(t, err, oidc.ReasonAlgorithm)
+	if last := steps[len(steps)-1]; last.Name != oidc.StepAlgorithm || last.Outcome != oidc.Refused {
+		t.Errorf("ended with %+v", last)
 	}
 }

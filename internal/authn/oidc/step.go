@@ -24,6 +24,7 @@ const (
 // Names of the steps, in the order in which a decision takes them. The first refusal is the last step.
 const (
 	StepIssuer       = "issuer"
+	StepAlgorithm    = "algorithm"
 	StepExpiry       = "expiry"
 	StepNotBefore    = "not_before"
 	StepAudience     = "audience"
