@@ -98,7 +98,7 @@ func TestSomeRules(t *testing.T) {
 		shell + "GetSandboxConfig":                              {Mode: authz.Dual, Role: authz.User, Scope: "config:read"},
 		shell + "ConnectSupervisor":                             {Mode: authz.SandboxOnly},
 		shell + "RelayStream":                                   {Mode: authz.SandboxOnly},
-		"/openshell.inference.v1.Inference/SetClusterInference": {Mode: authz.Bearer, Role: authz.Admin, Scope: "inference:write"},
+		"/openshell.inference.v1.Inference/SetClusterInference": {Mode: authz.Bearer, Role: authz.PlatformAdmin, Scope: "inference:write"},
 		"/openshell.inference.v1.Inference/GetClusterInference": {Mode: authz.Bearer, Role: authz.User, Scope: "inference:read"},
 		"/sallyport.v1.Gateway/ListCredentials":                 {Mode: authz.Bearer, Role: authz.PlatformAdmin, Scope: "provider:read"},
 		"/grpc.health.v1.Health/Check":                          {Mode: authz.Unauthenticated},

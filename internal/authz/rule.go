@@ -1,6 +1,7 @@
-// Package authz decides whether a caller may call a method. It owns the table of rules, which it reads from the
-// contract itself, and the meaning of roles and scopes. It must not know how a caller was recognised, nor what a
-// request asks for: what depends on the request's contents is the services' to decide.
+// Package authz decides what a caller may do: call a method, act in a workspace, see a sandbox. It owns the table of
+// rules, which it reads from the contract itself, and the meaning of roles, scopes, memberships and owners. It is the
+// one place of such decisions: the door asks it about methods, services ask it about workspaces and objects once they
+// know which ones a request is about. It must not know how a caller was recognised, nor any message.
 package authz
 
 import (
@@ -70,9 +71,10 @@ type Table struct {
 }
 
 // without are rules of methods that carry none in the contract: two methods that only the mvp generation has, and
-// services that are not part of the contract. These tell nothing but what the contract already says.
+// services that are not part of the contract. The first belongs to the whole gateway and to no workspace; the others
+// tell nothing but what the contract already says.
 var without = map[string]Rule{
-	"/openshell.inference.v1.Inference/SetClusterInference": {Mode: Bearer, Role: Admin, Scope: "inference:write"},
+	"/openshell.inference.v1.Inference/SetClusterInference": {Mode: Bearer, Role: PlatformAdmin, Scope: "inference:write"},
 	"/openshell.inference.v1.Inference/GetClusterInference": {Mode: Bearer, Role: User, Scope: "inference:read"},
 
 	"/grpc.health.v1.Health/Check": {Mode: Unauthenticated},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/credential"
 	"sallyport.dev/sallyport/internal/driver/credentials"
 	"sallyport.dev/sallyport/internal/fault"
@@ -41,7 +42,21 @@ type Resolver interface {
 
 var _ Resolver = (*credential.Resolver)(nil)
 
-// Options are what a Service is made of. All fields but Now are required.
+// Access decides what a caller may do in a workspace. *authz.Current implements it.
+type Access interface {
+	// Workspace refuses a caller who lacks the role in the workspace.
+	Workspace(p *principal.Principal, workspace string, need authz.Role) error
+	// PlatformAdmin refuses who is no administrator of the platform.
+	PlatformAdmin(p *principal.Principal) error
+}
+
+// unguarded leaves all decisions to the door.
+type unguarded struct{}
+
+func (unguarded) Workspace(*principal.Principal, string, authz.Role) error { return nil }
+func (unguarded) PlatformAdmin(*principal.Principal) error                 { return nil }
+
+// Options are what a Service is made of. All fields but the last three are required.
 type Options struct {
 	Store    *store.Store
 	Resolver Resolver
@@ -52,6 +67,11 @@ type Options struct {
 	InUse func(workspace, name string) []string
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
+	// Access decides about workspaces; without it, whoever passes the door may use those of every workspace.
+	Access Access
+	// Use runs write while the workspace cannot be deleted, or refuses one that does not exist; without it, workspaces
+	// need not exist.
+	Use func(workspace string, write func() error) error
 }
 
 // Service is the providers' rules. It is safe for concurrent use; its errors are *fault.Error.
@@ -62,6 +82,8 @@ type Service struct {
 	log      *slog.Logger
 	inUse    func(workspace, name string) []string
 	now      func() time.Time
+	access   Access
+	use      func(workspace string, write func() error) error
 
 	// attaching is held for reading while a sandbox is being given providers and for writing while one is being
 	// deleted, so that no provider goes between the check and the write.
@@ -80,11 +102,24 @@ func New(o Options) (*Service, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Service{store: o.Store, resolver: o.Resolver, sealer: sealer, log: o.Logger, inUse: o.InUse, now: o.Now}, nil
+	if o.Access == nil {
+		o.Access = unguarded{}
+	}
+	if o.Use == nil {
+		o.Use = func(_ string, write func() error) error { return write() }
+	}
+	return &Service{
+		store: o.Store, resolver: o.Resolver, sealer: sealer, log: o.Logger, inUse: o.InUse, now: o.Now,
+		access: o.Access, use: o.Use,
+	}, nil
 }
 
-// Create stores a new provider. ID, version and times of p are ignored; an empty name is replaced by a made-up one.
+// Create stores a new provider for an administrator of the workspace. ID, version and times of p are ignored; an empty
+// name is replaced by a made-up one.
 func (s *Service) Create(ctx context.Context, p Provider) (*Provider, error) {
+	if err := s.admit(ctx, p.Workspace, authz.Admin); err != nil {
+		return nil, err
+	}
 	if p.Name == "" {
 		p.Name = randomName()
 	}
@@ -109,7 +144,12 @@ func (s *Service) Create(ctx context.Context, p Provider) (*Provider, error) {
 	if o.Payload, err = json.Marshal(r); err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "PROVIDER_ENCODING", "provider cannot be encoded")
 	}
-	written, err := s.store.Write(ctx, store.Create(o))
+	var written []*store.Object
+	err = s.use(o.Workspace, func() error {
+		var err error
+		written, err = s.store.Write(ctx, store.Create(o))
+		return err
+	})
 	if errors.Is(err, store.ErrExists) {
 		return nil, fault.Wrap(err, fault.AlreadyExists, "PROVIDER_EXISTS", "provider already exists").
 			WithNext("choose another name than '%s', or update the provider", p.Name)
@@ -121,8 +161,16 @@ func (s *Service) Create(ctx context.Context, p Provider) (*Provider, error) {
 	return s.view(written[0])
 }
 
-// Get returns the provider of a name.
-func (s *Service) Get(_ context.Context, workspace, name string) (*Provider, error) {
+// admit refuses a caller who lacks the role in the workspace. It comes before anything that would tell what is there.
+func (s *Service) admit(ctx context.Context, workspace string, need authz.Role) error {
+	return s.access.Workspace(principal.From(ctx), workspaceOr(workspace), need)
+}
+
+// Get returns the provider of a name to a user of the workspace.
+func (s *Service) Get(ctx context.Context, workspace, name string) (*Provider, error) {
+	if err := s.admit(ctx, workspace, authz.User); err != nil {
+		return nil, err
+	}
 	if err := limits.Required("name", name); err != nil {
 		return nil, err
 	}
@@ -142,11 +190,21 @@ type Query struct {
 	Offset, Limit uint32
 }
 
-// List returns providers by creation time, then name.
-func (s *Service) List(_ context.Context, q Query) ([]*Provider, error) {
+// List returns providers by creation time, then name, to a user of the workspace; those of all workspaces to an
+// administrator of the platform.
+func (s *Service) List(ctx context.Context, q Query) ([]*Provider, error) {
 	if q.AllWorkspaces && q.Workspace != "" {
 		return nil, fault.New(fault.InvalidArgument, "WORKSPACE_CONFLICT", "all_workspaces and workspace are mutually exclusive").
 			WithNext("send one of the two")
+	}
+	var err error
+	if q.AllWorkspaces {
+		err = s.access.PlatformAdmin(principal.From(ctx))
+	} else {
+		err = s.admit(ctx, q.Workspace, authz.User)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if q.Limit == 0 {
 		q.Limit = DefaultPage
@@ -179,8 +237,12 @@ type Update struct {
 	ExpectVersion uint64
 }
 
-// Update changes a provider. It fails with Aborted where ExpectVersion is not the current version.
+// Update changes a provider for an administrator of the workspace. It fails with Aborted where ExpectVersion is not the
+// current version.
 func (s *Service) Update(ctx context.Context, u Update) (*Provider, error) {
+	if err := s.admit(ctx, u.Workspace, authz.Admin); err != nil {
+		return nil, err
+	}
 	if err := limits.Required("provider.name", u.Name); err != nil {
 		return nil, err
 	}
@@ -283,8 +345,12 @@ func setExpiries(r *record, expires map[string]int64) {
 	}
 }
 
-// Delete removes a provider that no sandbox uses; deleted is false where there was none.
+// Delete removes a provider that no sandbox uses for an administrator of the workspace; deleted is false where there
+// was none.
 func (s *Service) Delete(ctx context.Context, workspace, name string) (deleted bool, err error) {
+	if err := s.admit(ctx, workspace, authz.Admin); err != nil {
+		return false, err
+	}
 	if err := limits.Required("name", name); err != nil {
 		return false, err
 	}

@@ -8,8 +8,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/driver/compute"
 	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/store"
 )
 
@@ -24,7 +26,7 @@ type CreateRequest struct {
 	Annotations map[string]string
 	// Spec is required.
 	Spec *Spec
-	// Owner is the creating actor.
+	// Owner is the creating actor where the context has no user, as principal.Actor names it.
 	Owner string
 }
 
@@ -32,10 +34,17 @@ type CreateRequest struct {
 // carried through even if the caller goes away meanwhile: an intent that is stored either becomes a sandbox or
 // disappears with everything the driver made for it.
 func (s *Service) Create(ctx context.Context, req CreateRequest) (*Sandbox, error) {
+	workspace := workspaceOr(req.Workspace)
+	if err := s.Access.Workspace(principal.From(ctx), workspace, authz.User); err != nil {
+		return nil, err
+	}
 	if err := validateCreate(&req); err != nil {
 		return nil, err
 	}
-	workspace := workspaceOr(req.Workspace)
+	if err := s.Workspaces.Check(workspace); err != nil {
+		return nil, err
+	}
+	own(principal.From(ctx), &req)
 	if err := s.Providers.CheckAttachable(ctx, workspace, req.Spec.Providers); err != nil {
 		return nil, err
 	}
@@ -62,10 +71,12 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (*Sandbox, erro
 		return nil, err
 	}
 	var written []*store.Object
-	err = s.Providers.Attach(ctx, workspace, req.Spec.Providers, func() error {
-		var err error
-		written, err = s.Store.Write(ctx, store.Create(o))
-		return err
+	err = s.Workspaces.Use(workspace, func() error {
+		return s.Providers.Attach(ctx, workspace, req.Spec.Providers, func() error {
+			var err error
+			written, err = s.Store.Write(ctx, store.Create(o))
+			return err
+		})
 	})
 	if errors.Is(err, store.ErrExists) {
 		return nil, fault.New(fault.AlreadyExists, "SANDBOX_EXISTS", "sandbox '%s' already exists", req.Name).

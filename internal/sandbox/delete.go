@@ -13,11 +13,11 @@ import (
 // asked, so a deletion that was answered, or only begun, is finished whatever crashes. deleted is false if the
 // driver had nothing left to remove.
 func (s *Service) Delete(ctx context.Context, workspace, name string) (deleted bool, err error) {
-	sb, err := s.ByName(workspace, name)
+	o, err := s.find(ctx, workspaceOr(workspace), name)
 	if err != nil {
 		return false, err
 	}
-	id := sb.Object.ID
+	id := o.ID
 	if err := s.markDeleted(ctx, id); err != nil {
 		return false, notFound(err)
 	}

@@ -337,7 +337,7 @@ func TestConcurrentCreatesOfOneName(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	sb, err := f.ByName("", "one")
+	sb, err := f.ByName(t.Context(), "", "one")
 	if err != nil || won != 1 {
 		t.Fatalf("%d creates won, ByName: %v", won, err)
 	}
@@ -365,7 +365,7 @@ func TestDriverRefusalLeavesNothing(t *testing.T) {
 			if !fault.Is(err, tc.kind) {
 				t.Errorf("Create = %v", err)
 			}
-			if _, err := f.ByName("", "x"); !fault.Is(err, fault.NotFound) {
+			if _, err := f.ByName(t.Context(), "", "x"); !fault.Is(err, fault.NotFound) {
 				t.Errorf("the row is left: %v", err)
 			}
 			if f.driver.deletes != tc.deletes {
@@ -397,7 +397,7 @@ func TestCreateOutlivesItsCaller(t *testing.T) {
 	}
 	close(proceed)
 	f.Wait()
-	if sb, err := f.ByName("", "x"); err != nil || !sb.Accepted {
+	if sb, err := f.ByName(t.Context(), "", "x"); err != nil || !sb.Accepted {
 		t.Errorf("after the caller left: %+v, %v; want an accepted sandbox", sb, err)
 	}
 }
@@ -475,7 +475,7 @@ func TestDelete(t *testing.T) {
 	if deleted, err := f.Delete(t.Context(), "", "x"); err != nil || deleted {
 		t.Errorf("Delete with nothing left = %v, %v", deleted, err)
 	}
-	if _, err := f.ByName("", "x"); !fault.Is(err, fault.NotFound) {
+	if _, err := f.ByName(t.Context(), "", "x"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("row is left: %v", err)
 	}
 }
@@ -560,7 +560,7 @@ func TestInterruptedCreateIsRetried(t *testing.T) {
 		caller, leave := context.WithCancel(t.Context())
 		go func() { _, _ = f.Create(caller, sandbox.CreateRequest{Name: "x", Spec: &sandbox.Spec{}}) }()
 		synctest.Wait()
-		sb, err := f.ByName("", "x")
+		sb, err := f.ByName(t.Context(), "", "x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -677,12 +677,12 @@ func TestListPages(t *testing.T) {
 		"other tenant":   {sandbox.Query{Workspace: "other"}, 0},
 		"all workspaces": {sandbox.Query{AllWorkspaces: true}, 5},
 	} {
-		list, err := f.List(tc.q)
+		list, err := f.List(t.Context(), tc.q)
 		if err != nil || len(list) != tc.want {
 			t.Errorf("%s: %d sandboxes, %v; want %d", name, len(list), err, tc.want)
 		}
 	}
-	if _, err := f.List(sandbox.Query{AllWorkspaces: true, Workspace: "x"}); !fault.Is(err, fault.InvalidArgument) {
+	if _, err := f.List(t.Context(), sandbox.Query{AllWorkspaces: true, Workspace: "x"}); !fault.Is(err, fault.InvalidArgument) {
 		t.Errorf("all_workspaces with a workspace: %v", err)
 	}
 }

@@ -9,8 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/driver/compute"
 	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/sandboxlog"
 	"sallyport.dev/sallyport/internal/store"
 )
@@ -42,7 +44,8 @@ type Providers interface {
 	Attach(ctx context.Context, workspace string, names []string, write func() error) error
 }
 
-// Config is what a Service is made of. All fields are required.
+// Config is what a Service is made of. All fields are required but Access and Workspaces; without these, whoever passes
+// the door may use every sandbox in every workspace, which need not exist.
 type Config struct {
 	Store     *store.Store
 	Driver    Driver
@@ -51,6 +54,9 @@ type Config struct {
 	Providers Providers
 	Logs      *sandboxlog.Hub
 	Logger    *slog.Logger
+
+	Access     Access
+	Workspaces Workspaces
 }
 
 // Service is the sandboxes' rules. It is safe for concurrent use.
@@ -66,6 +72,12 @@ type Service struct {
 
 // NewService returns a Service; Run must be running for watchers and driver reports to be served.
 func NewService(c Config) *Service {
+	if c.Access == nil {
+		c.Access = unguarded{}
+	}
+	if c.Workspaces == nil {
+		c.Workspaces = unguarded{}
+	}
 	return &Service{Config: c, bootRevision: c.Store.Revision(), notify: notifier{subs: map[string]map[*Subscription]struct{}{}}}
 }
 
@@ -78,7 +90,7 @@ func NotFound() *fault.Error {
 		WithNext("list the sandboxes of this workspace")
 }
 
-// ByID returns a sandbox by its id.
+// ByID returns a sandbox by its id to the gateway itself and to the sandbox's own supervisor; for a user ask Lookup.
 func (s *Service) ByID(id string) (*Sandbox, error) {
 	if id == "" {
 		return nil, fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "sandbox_id is required")
@@ -101,14 +113,11 @@ func (s *Service) Exists(id string) error {
 	return nil
 }
 
-// ByName returns a sandbox by workspace and name.
-func (s *Service) ByName(workspace, name string) (*Sandbox, error) {
-	if name == "" {
-		return nil, fault.New(fault.InvalidArgument, "NAME_REQUIRED", "name is required")
-	}
-	o, err := s.Store.ByName(Kind, workspaceOr(workspace), name)
+// ByName returns a sandbox by workspace and name to a caller who may know of it.
+func (s *Service) ByName(ctx context.Context, workspace, name string) (*Sandbox, error) {
+	o, err := s.find(ctx, workspaceOr(workspace), name)
 	if err != nil {
-		return nil, notFound(err)
+		return nil, err
 	}
 	return s.compose(o)
 }
@@ -129,17 +138,22 @@ const (
 	MaxPage     = 1000
 )
 
-// List returns a page of sandboxes, oldest first, then by name.
-func (s *Service) List(q Query) ([]*Sandbox, error) {
+// List returns a page of the sandboxes that the caller may know of, oldest first, then by name. The page is cut after
+// all others are left out.
+func (s *Service) List(ctx context.Context, q Query) ([]*Sandbox, error) {
 	if q.AllWorkspaces && q.Workspace != "" {
 		return nil, fault.New(fault.InvalidArgument, "WORKSPACE_CONFLICT", "all_workspaces and workspace are mutually exclusive")
+	}
+	owner, err := s.admit(principal.From(ctx), &q)
+	if err != nil {
+		return nil, err
 	}
 	limit := int(q.Limit)
 	if limit == 0 {
 		limit = DefaultPage
 	}
 	objects := s.Store.List(Kind, store.Query{
-		Workspace: workspaceOr(q.Workspace), AllWorkspaces: q.AllWorkspaces, Labels: q.Labels,
+		Workspace: q.Workspace, AllWorkspaces: q.AllWorkspaces, Labels: q.Labels, Owner: owner,
 		Offset: int(q.Offset), Limit: min(limit, MaxPage),
 	})
 	out := make([]*Sandbox, len(objects))
@@ -150,6 +164,21 @@ func (s *Service) List(q Query) ([]*Sandbox, error) {
 		}
 	}
 	return out, nil
+}
+
+// admit checks that the caller may list, and returns the owner to whose sandboxes the list is limited, empty for none.
+func (s *Service) admit(p *principal.Principal, q *Query) (owner string, err error) {
+	if q.AllWorkspaces {
+		err = s.Access.PlatformAdmin(p)
+	} else {
+		q.Workspace = workspaceOr(q.Workspace)
+		err = s.Access.Workspace(p, q.Workspace, authz.User)
+	}
+	if err != nil {
+		return "", err
+	}
+	owner, _ = s.Access.Limit(p, q.Workspace)
+	return owner, nil
 }
 
 // UsersOf returns the names of the sandboxes that use a provider; those being deleted no longer do.

@@ -34,12 +34,7 @@ type configHandler struct {
 // GetSandboxConfig answers the sandbox itself and users. A sandbox that was created with a policy has exactly one
 // revision of it, since policies cannot be changed yet.
 func (h configHandler) GetSandboxConfig(ctx context.Context, req *sandboxpb.GetSandboxConfigRequest) (*sandboxpb.GetSandboxConfigResponse, error) {
-	if p := principal.From(ctx); p.Kind == principal.Sandbox {
-		if err := ownSandbox(ctx, h.sandboxes, req.SandboxId); err != nil {
-			return nil, err
-		}
-	}
-	sb, err := h.sandboxes.ByID(req.SandboxId)
+	sb, err := h.configured(ctx, req.SandboxId)
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +56,17 @@ func (h configHandler) GetSandboxConfig(ctx context.Context, req *sandboxpb.GetS
 	}
 	resp.ConfigRevision = configRevision(resp)
 	return resp, nil
+}
+
+// configured returns the sandbox to its own supervisor, and to users who may know of it.
+func (h configHandler) configured(ctx context.Context, id string) (*sandbox.Sandbox, error) {
+	if principal.From(ctx).Kind != principal.Sandbox {
+		return h.sandboxes.Lookup(ctx, id)
+	}
+	if err := ownSandbox(ctx, h.sandboxes, id); err != nil {
+		return nil, err
+	}
+	return h.sandboxes.ByID(id)
 }
 
 type policyKey struct{}

@@ -33,7 +33,7 @@ type (
 
 func (h execHandler) ExecSandbox(req *openshellpb.ExecSandboxRequest, stream execStream) error {
 	r := execFromWire(req)
-	if err := h.check(&r); err != nil {
+	if err := h.check(stream.Context(), &r); err != nil {
 		return err
 	}
 	return h.run(stream.Context(), r, stream)
@@ -54,7 +54,7 @@ func (h execHandler) ExecSandboxInteractive(stream interactiveStream) error {
 		return fault.New(fault.InvalidArgument, "EXEC_START_EXPECTED", "first message must be a start payload")
 	}
 	r := execFromWire(start)
-	if err := h.check(&r); err != nil {
+	if err := h.check(stream.Context(), &r); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
@@ -99,14 +99,14 @@ func readInput(ctx context.Context, stream interactiveStream, r exec.Request, ou
 
 // check refuses what is malformed, then what the sandbox's state does not allow. A sandbox whose backend runs but
 // whose supervisor is away for a moment is worth waiting for.
-func (h execHandler) check(r *exec.Request) error {
+func (h execHandler) check(ctx context.Context, r *exec.Request) error {
 	if r.SandboxID == "" {
 		return fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "sandbox_id is required")
 	}
 	if err := exec.Validate(r); err != nil {
 		return err
 	}
-	sb, err := h.sandboxes.ByID(r.SandboxID)
+	sb, err := h.sandboxes.Lookup(ctx, r.SandboxID)
 	if err != nil {
 		return err
 	}

@@ -23,8 +23,8 @@ type logHandler struct {
 	logs      *sandboxlog.Hub
 }
 
-func (h logHandler) GetSandboxLogs(_ context.Context, req *openshellpb.GetSandboxLogsRequest) (*openshellpb.GetSandboxLogsResponse, error) {
-	if _, err := h.sandboxes.ByID(req.SandboxId); err != nil {
+func (h logHandler) GetSandboxLogs(ctx context.Context, req *openshellpb.GetSandboxLogsRequest) (*openshellpb.GetSandboxLogsResponse, error) {
+	if _, err := h.sandboxes.Lookup(ctx, req.SandboxId); err != nil {
 		return nil, err
 	}
 	n := int(req.Lines)

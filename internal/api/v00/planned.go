@@ -14,7 +14,6 @@ type Plan string
 
 // The parts of the work that hold what is missing.
 const (
-	PlanIdentity  Plan = "authentication and authorization"
 	PlanLifecycle Plan = "sandbox lifecycle"
 	PlanAccess    Plan = "SSH, port forwarding and services"
 	PlanProviders Plan = "provider profiles and credential refresh"
@@ -27,7 +26,6 @@ const (
 func Planned() map[string]Plan {
 	out := map[string]Plan{}
 	for plan, methods := range map[Plan]string{
-		PlanIdentity:  "CreateWorkspace DeleteWorkspace GetWorkspace ListWorkspaces AddWorkspaceMember RemoveWorkspaceMember ListWorkspaceMembers",
 		PlanLifecycle: "StopSandbox StartSandbox ListSandboxProviders AttachSandboxProvider DetachSandboxProvider",
 		PlanAccess:    "CreateSshSession RevokeSshSession ForwardTcp ExposeService GetService DeleteService ListServices",
 		PlanProviders: "ListProviderProfiles GetProviderProfile LintProviderProfiles ImportProviderProfiles UpdateProviderProfiles DeleteProviderProfile " +

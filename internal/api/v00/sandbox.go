@@ -6,7 +6,6 @@ import (
 
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/fault"
-	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/sandbox"
 )
 
@@ -21,7 +20,7 @@ func (h sandboxHandler) CreateSandbox(ctx context.Context, req *openshellpb.Crea
 	}
 	sb, err := h.sandboxes.Create(ctx, sandbox.CreateRequest{
 		Workspace: req.Workspace, Name: req.Name, Labels: req.Labels, Annotations: req.Annotations,
-		Spec: spec, Owner: principal.From(ctx).Actor(),
+		Spec: spec,
 	})
 	if err != nil {
 		return nil, err
@@ -29,20 +28,20 @@ func (h sandboxHandler) CreateSandbox(ctx context.Context, req *openshellpb.Crea
 	return sandboxResponse(sb)
 }
 
-func (h sandboxHandler) GetSandbox(_ context.Context, req *openshellpb.GetSandboxRequest) (*openshellpb.SandboxResponse, error) {
-	sb, err := h.sandboxes.ByName(req.Workspace, req.Name)
+func (h sandboxHandler) GetSandbox(ctx context.Context, req *openshellpb.GetSandboxRequest) (*openshellpb.SandboxResponse, error) {
+	sb, err := h.sandboxes.ByName(ctx, req.Workspace, req.Name)
 	if err != nil {
 		return nil, err
 	}
 	return sandboxResponse(sb)
 }
 
-func (h sandboxHandler) ListSandboxes(_ context.Context, req *openshellpb.ListSandboxesRequest) (*openshellpb.ListSandboxesResponse, error) {
+func (h sandboxHandler) ListSandboxes(ctx context.Context, req *openshellpb.ListSandboxesRequest) (*openshellpb.ListSandboxesResponse, error) {
 	labels, err := parseSelector(req.LabelSelector)
 	if err != nil {
 		return nil, err
 	}
-	list, err := h.sandboxes.List(sandbox.Query{
+	list, err := h.sandboxes.List(ctx, sandbox.Query{
 		Workspace: req.Workspace, AllWorkspaces: req.AllWorkspaces, Labels: labels, Limit: req.Limit, Offset: req.Offset,
 	})
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"sallyport.dev/sallyport/internal/relay/exec"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/workspace"
 )
 
 // Credentials lists what the credentials driver can hand out.
@@ -37,8 +38,10 @@ type Capabilities interface {
 
 // Services are the rooms below this dialect.
 type Services struct {
-	Sandboxes   *sandbox.Service
-	Providers   *provider.Service
+	Sandboxes *sandbox.Service
+	Providers *provider.Service
+	// Workspaces may be nil: then there are none but names.
+	Workspaces  *workspace.Service
 	Credentials Credentials
 	Compute     Capabilities
 	Relays      *relay.Registry
@@ -74,6 +77,7 @@ type openShell struct {
 	configHandler
 	logHandler
 	identityHandler
+	workspaceHandler
 	rest
 }
 
@@ -97,6 +101,7 @@ func Register(s grpc.ServiceRegistrar, svc Services) {
 		configHandler:     configHandler{svc.Sandboxes, svc.Providers, svc.Logs, svc.Logger, recorderOf(svc)},
 		logHandler:        logHandler{svc.Sandboxes, svc.Logs},
 		identityHandler:   identityHandler{svc},
+		workspaceHandler:  workspaceHandler{svc.Workspaces},
 	})
 	inferencepb.RegisterInferenceServer(s, &inference{})
 	sallyportpb.RegisterGatewayServer(s, &extensions{

@@ -59,7 +59,7 @@ type watch struct {
 
 // snapshot sends the current state if it differs from the last one sent; done tells that the watch is over.
 func (w *watch) snapshot(first bool) (done bool, err error) {
-	sb, err := w.sandboxes.ByID(w.req.Id)
+	sb, err := w.sandboxes.Lookup(w.stream.Context(), w.req.Id)
 	if err != nil {
 		if !first && fault.Is(err, fault.NotFound) {
 			return true, nil
