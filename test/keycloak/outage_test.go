@@ -44,7 +44,7 @@ func TestOutage(t *testing.T) {
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
-	l.wait(t, 5*callers)
+	l.wait(t, 3*callers)
 	for i, token := range unseen[len(unseen)/2:] {
 		d.wantIn(fmt.Sprintf("token %d, unseen before the outage", i), token)
 	}
@@ -117,10 +117,10 @@ func frozen(t *testing.T, s *server, d *door, known, unseen string) {
 	d.wantIn("a known token after the fetch was given up", known)
 }
 
-// callers is the number of those who call all the time, each a few times a second.
+// callers is the number of those who call all the time, each once a second.
 const (
 	callers     = 200
-	callerPause = 250 * time.Millisecond
+	callerPause = time.Second
 )
 
 // load is what the callers do.
