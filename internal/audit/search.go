@@ -194,9 +194,9 @@ func (s *search) read(e extent) error {
 	from := skip(file, e, s.last)
 	in := bufio.NewReaderSize(io.NewSectionReader(file, from, e.end-from), maxLine)
 	if from > e.from {
-		// The first line is probably cut.
-		if _, err := skipLine(in); err != nil {
-			return nil //nolint:nilerr // The piece ends here, or what follows cannot be read either.
+		// The first line is probably cut. Where it has no end there is nothing to find.
+		if _, err := skipLine(in); err != nil && !errors.Is(err, io.EOF) {
+			return err
 		}
 	}
 	for !s.over() {
@@ -289,7 +289,11 @@ func (s *search) line(line []byte) {
 func (s *search) matches(r *Record) bool {
 	f := &s.f
 	return !slices.ContainsFunc([]struct{ want, have string }{
-		{f.Actor, r.Actor}, {f.Action, r.Action}, {f.Target, r.Target}, {f.Verdict, r.Verdict},
-		{f.Reason, r.Reason}, {f.RequestID, r.RequestID},
+		{f.Actor, r.Actor},
+		{f.Action, r.Action},
+		{f.Target, r.Target},
+		{f.Verdict, r.Verdict},
+		{f.Reason, r.Reason},
+		{f.RequestID, r.RequestID},
 	}, func(p struct{ want, have string }) bool { return p.want != "" && p.want != p.have })
 }

@@ -91,8 +91,13 @@ func TestAuditList(t *testing.T) {
 		t.Errorf("code %d: %s", code, out)
 	}
 	for _, args := range [][]string{
-		{"--since", "yesterday"}, {"--since", "-5m"}, {"--since", "1h", "--until", "2h"}, {"--verdict", "maybe"}, {"--limit", "0"},
-		{"--until", "99999999999d"}, {"extra"},
+		{"--since", "yesterday"},
+		{"--since", "-5m"},
+		{"--since", "1h", "--until", "2h"},
+		{"--verdict", "maybe"},
+		{"--limit", "0"},
+		{"--until", "99999999999d"},
+		{"extra"},
 	} {
 		if code, _, errs := command(t, at.plain, append([]string{"audit", "list"}, args...)...); code != 2 {
 			t.Errorf("%v: code %d, %s", args, code, errs)
