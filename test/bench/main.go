@@ -27,7 +27,7 @@ type row struct {
 }
 
 func rows() []row {
-	return slices.Concat(unaryRows(), createRows(), execRows(), sessionRows(), startRows())
+	return slices.Concat(unaryRows(), createRows(), execRows(), sessionRows(), startRows(), floodRows())
 }
 
 func main() {
