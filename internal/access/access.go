@@ -202,7 +202,7 @@ func (s *Service) identify(caller *principal.Principal, q Question, r *Report) e
 func (s *Service) seen(seen *oidc.Seen, r *Report) error {
 	r.Issuer, r.Subject = seen.Issuer, seen.Subject
 	var err error
-	r.Principal, r.Steps, err = s.cfg.Identities.Rules().Evaluate(seen.Claims, time.Time{})
+	r.Principal, r.Steps, err = s.cfg.Identities.Rules().EvaluateSeen(seen, time.Time{})
 	return s.refused(err)
 }
 
@@ -281,8 +281,8 @@ func (s *Service) Preview(_ context.Context, file []byte) (changes []Change, unc
 }
 
 func (s *Service) compare(seen *oidc.Seen, next *Candidate) Change {
-	before, _, _ := s.cfg.Identities.Rules().Evaluate(seen.Claims, time.Time{})
-	after, _, refusal := next.Rules.Evaluate(seen.Claims, time.Time{})
+	before, _, _ := s.cfg.Identities.Rules().EvaluateSeen(seen, time.Time{})
+	after, _, refusal := next.Rules.EvaluateSeen(seen, time.Time{})
 	c := Change{Issuer: seen.Issuer, Subject: seen.Subject}
 	for _, p := range []*principal.Principal{after, before} {
 		if p != nil {

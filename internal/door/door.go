@@ -20,6 +20,7 @@ import (
 	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/authn"
 	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/streamstop"
 )
@@ -306,7 +307,10 @@ func (d *Door) identify(ctx context.Context, c *call) error {
 	}
 	p, err := d.authenticator.Authenticate(ctx, r)
 	if err != nil {
-		d.limiter.Failed(c.remote)
+		// A credential that is authentic but over is no guess: after an outage many supervisors come with one.
+		if f, ok := errors.AsType[*fault.Error](err); !ok || f.Reason != authz.ReasonExpired {
+			d.limiter.Failed(c.remote)
+		}
 		return err
 	}
 	if p != nil {

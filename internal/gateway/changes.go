@@ -31,6 +31,9 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 		return errors.Join(err, g.identity.limiter.Reconfigure(ratesOf(old.Limits)))
 	}
 	g.identity.rules.Store(authorizer)
+	if err := g.identity.tokens.Reload(); err != nil {
+		g.log.Error("reading the sandbox keys again failed; the old ones serve on", "error", err)
+	}
 	for _, c := range config.Diff(old, next) {
 		effect := "now"
 		if !c.Reloadable {

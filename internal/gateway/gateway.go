@@ -282,13 +282,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		trim(gctx, g.relays.Sessions)
+		tend(gctx, g.relays.Sessions)
 		return nil
 	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
 	group.Go(func() error { return g.sandboxes.Retry(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })
-	g.identity.run(gctx, func(loop func(context.Context) error) {
+	g.identity.run(func(loop func(context.Context) error) {
 		group.Go(func() error { return ignoreCanceled(gctx, loop(gctx)) })
 	})
 	g.note(audit.ActionStart, "", map[string]string{"version": g.opts.Version, "address": l.Addr().String()})

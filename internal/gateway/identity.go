@@ -136,6 +136,7 @@ func (g *Gateway) identify() (err error) {
 	if id.issuers, err = oidc.NewIssuers(issuersOf(g.cfg), oidc.Options{Logger: g.log, Observer: g.metrics}); err != nil {
 		return fmt.Errorf("set up OIDC: %w", err)
 	}
+	g.metrics.issuers = id.issuers.Status
 	k := g.cfg.Kubernetes
 	if !k.Enabled {
 		return nil
@@ -155,9 +156,7 @@ func (g *Gateway) door() (*door.Door, error) {
 	chain := authn.Config{
 		SandboxTokens: id.tokens, AcceptSharedSecret: cfg.Auth.SharedSecret != "", SharedSecret: cfg.Auth.SharedSecret,
 	}
-	if len(cfg.Issuers) > 0 {
-		chain.Users = id.issuers
-	}
+	chain.Users = id.issuers
 	if id.accounts != nil {
 		chain.ServiceAccounts = id.accounts
 	}
@@ -188,8 +187,8 @@ func (g *Gateway) wellKnown(mux *http.ServeMux) {
 	mux.Handle("GET "+sandboxtoken.DiscoveryPath, handler)
 }
 
-// run keeps keys and revocations fresh until ctx ends.
-func (id *identity) run(ctx context.Context, start func(func(context.Context) error)) {
+// run starts the loops that keep keys and revocations fresh.
+func (id *identity) run(start func(func(context.Context) error)) {
 	start(id.issuers.Run)
 	start(id.revoked.Run)
 	start(id.tokens.Run)

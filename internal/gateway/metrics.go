@@ -10,6 +10,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc/codes"
 
+	"sallyport.dev/sallyport/internal/authn/oidc"
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/listener"
 	"sallyport.dev/sallyport/internal/ratelimit"
@@ -30,6 +31,9 @@ type metrics struct {
 	away     *prometheus.CounterVec
 	keys     *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
+	keyAge   *prometheus.GaugeVec
+	// issuers tells how old each issuer's keys are.
+	issuers func() []oidc.Status
 	// verified holds the series of tokens, which every call counts in, without a look-up of labels.
 	verified sync.Map
 	// methods holds what each method of the contract counts, so that a call looks up no labels.
@@ -66,6 +70,9 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_limited_total", Help: "Calls that a rate limit refused, by class; failed: only known credentials were looked at.",
 		}, []string{"class"}),
+		keyAge: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sallyport_oidc_key_age_seconds", Help: "Time since an issuer last confirmed its keys.",
+		}, []string{"issuer"}),
 		away: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_connections_refused_total", Help: "Connections that were closed before they were served, by reason.",
 		}, []string{"reason"}),
@@ -80,7 +87,7 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) })
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.driver, m.ready, m.refused, m.away, m.keys, m.tokens,
+		m.requests, m.duration, m.driver, m.ready, m.refused, m.away, m.keys, m.tokens, m.keyAge,
 		gauge("sallyport_supervisor_sessions", "Connected supervisors.", sessions),
 		gauge("sallyport_relays", "Open relays.", relays),
 		gauge("sallyport_sandboxes", "Stored sandboxes.", sandboxes),
@@ -95,6 +102,14 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 
 // Gather implements prometheus.Gatherer.
 func (m *metrics) Gather() ([]*dto.MetricFamily, error) {
+	if m.issuers != nil {
+		m.keyAge.Reset()
+		for _, s := range m.issuers() {
+			if !s.Confirmed.IsZero() {
+				m.keyAge.WithLabelValues(s.Name).Set(time.Since(s.Confirmed).Seconds())
+			}
+		}
+	}
 	return prometheus.Gatherers{m.registry, m.runtime()}.Gather()
 }
 
