@@ -43,22 +43,21 @@ const (
 // String returns the word itself.
 func (r Refusal) String() string { return string(r) }
 
-// peerKey is what limits count by: an IPv4 address, or an IPv6 network of 64 bits, of which one machine has the whole.
-// It is none for what is not counted by address.
-func peerKey(a net.Addr, loopbackToo bool) (netip.Prefix, bool) {
+// PeerKey is what limits of addresses count by: an IPv4 address, or an IPv6 network of 64 bits, of which one machine has
+// the whole. It is none for a Unix socket.
+func PeerKey(a net.Addr) (netip.Prefix, bool) {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
 		return netip.Prefix{}, false
 	}
-	addr := tcp.AddrPort().Addr().Unmap()
-	if addr.IsLoopback() && !loopbackToo {
-		return netip.Prefix{}, false
-	}
+	addr := tcp.AddrPort().Addr().Unmap().WithZone("")
 	bits := 64
 	if addr.Is4() {
 		bits = 32
+	} else if addr.IsLoopback() {
+		bits = 128 // Its network holds other addresses, which are none of this machine's.
 	}
-	key, err := addr.WithZone("").Prefix(bits)
+	key, err := addr.Prefix(bits)
 	return key, err == nil
 }
 
@@ -106,7 +105,8 @@ type ticket struct {
 // enter counts a connection in, or says why it must not be served.
 func (c *census) enter(addr net.Addr) (*ticket, Refusal) {
 	t := &ticket{c: c}
-	t.key, t.counted = peerKey(addr, c.loopbackToo)
+	t.key, t.counted = PeerKey(addr)
+	t.counted = t.counted && (c.loopbackToo || !t.key.Addr().IsLoopback())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.all >= c.maxAll {
