@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,16 +20,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"sallyport.dev/sallyport/driverkit"
-	"sallyport.dev/sallyport/gen/mvp/credentialspb"
 	"sallyport.dev/sallyport/gen/sallyportpb"
 	"sallyport.dev/sallyport/gen/v00/computepb"
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
+	"sallyport.dev/sallyport/internal/driveroauth2"
 	"sallyport.dev/sallyport/internal/execchannel"
 	"sallyport.dev/sallyport/internal/gateway"
 	"sallyport.dev/sallyport/internal/gateway/config"
@@ -101,23 +101,44 @@ func (d *driver) token(id string) string {
 	return d.boxes[id].GetSpec().GetSandboxToken()
 }
 
-// vault is a credentials driver. It gives out one value and fails for every other name. The text of a failure is shown
-// to people, so that drivers must not put a secret there; this one keeps to it.
-type vault struct {
-	credentialspb.UnimplementedCredentialsDriverServer
-}
-
-func (vault) ResolveCredential(_ context.Context, r *credentialspb.ResolveCredentialRequest) (*credentialspb.ResolveCredentialResponse, error) {
-	if r.GetName() != "crm" {
-		return nil, status.Error(codes.Internal, "upstream is away")
+// vault starts the credentials driver with a secret of its own. Its provider takes the secret for "crm" and, for "broken",
+// refuses it and repeats it.
+func (w *world) vault(ctx context.Context, socket string) (serve func()) {
+	t := w.t
+	t.Helper()
+	provider := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		if err := r.ParseForm(); err != nil || r.Form.Get("client_secret") != mark+"-client-secret" {
+			t.Errorf("the provider was asked without the secret: %v", err)
+		}
+		if r.Form.Get("client_id") == "crm" {
+			fmt.Fprintf(rw, `{"access_token":"%s-driver-value","token_type":"Bearer","expires_in":3600}`, mark)
+			return
+		}
+		rw.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprintf(rw, `{"error":"invalid_client","error_description":"wrong secret %s"}`, r.Form.Get("client_secret"))
+	}))
+	t.Cleanup(provider.Close)
+	// The driver's own files lie apart from the gateway's.
+	dir := t.TempDir()
+	entries := "credentials:\n"
+	for _, name := range []string{"crm", "broken"} {
+		entries += fmt.Sprintf("  %s: {client_id: %s, client_secret_ref: secret, token_endpoint: %q}\n", name, name, provider.URL+"/token")
 	}
-	return &credentialspb.ResolveCredentialResponse{
-		Token: mark + "-driver-value", ExpiresAtMs: time.Now().Add(time.Hour).UnixMilli(), TokenType: "bearer",
-	}, nil
-}
-
-func (vault) ListCredentials(context.Context, *credentialspb.ListCredentialsRequest) (*credentialspb.ListCredentialsResponse, error) {
-	return &credentialspb.ListCredentialsResponse{Credentials: []*credentialspb.CredentialInfo{{Name: "crm"}}}, nil
+	for name, data := range map[string]string{"secret": mark + "-client-secret", "credentials.yaml": entries} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := driveroauth2.NewHTTPClient(nil)
+	d, err := driveroauth2.New(driveroauth2.Options{
+		ConfigPath: filepath.Join(dir, "credentials.yaml"), SecretsDir: dir, Client: client, Logger: w.logger(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close(); client.CloseIdleConnections() })
+	return func() { w.serve(ctx, socket, func(r *grpc.Server) { d.Register(r) }) }
 }
 
 // world is a gateway with all it needs.
@@ -166,8 +187,7 @@ func start(t *testing.T) *world {
 		"--allow-shared-sandbox-secret", "--audit-dir", filepath.Join(dir, "state", "audit"),
 	}
 	w.cfg = w.parse(sharedSecret)
-	logger := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	w.gateway, err = gateway.New(t.Context(), w.cfg, gateway.Options{Version: "test", Logger: logger, Listener: l})
+	w.gateway, err = gateway.New(t.Context(), w.cfg, gateway.Options{Version: "test", Logger: w.logger(), Listener: l})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,13 +196,7 @@ func start(t *testing.T) *world {
 	running.Go(func() {
 		w.serve(ctx, compute, func(r *grpc.Server) { computepb.RegisterComputeDriverServer(r, w.driver) })
 	})
-	running.Go(func() {
-		w.serve(ctx, credentials, func(r *grpc.Server) {
-			desc := credentialspb.CredentialsDriver_ServiceDesc
-			desc.ServiceName = "openshell.credentials.v1.CredentialsDriver"
-			r.RegisterService(&desc, vault{})
-		})
-	})
+	running.Go(w.vault(ctx, credentials))
 	running.Go(func() {
 		if err := w.gateway.Run(ctx); err != nil {
 			t.Errorf("gateway: %v", err)
@@ -197,6 +211,11 @@ func start(t *testing.T) *world {
 	t.Cleanup(func() { conn.Close() })
 	w.client, w.ext = openshellpb.NewOpenShellClient(conn), sallyportpb.NewGatewayClient(conn)
 	return w
+}
+
+// logger writes everything there is to say.
+func (w *world) logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func (w *world) parse(secret string) *config.Config {
@@ -217,9 +236,7 @@ func (w *world) parse(secret string) *config.Config {
 }
 
 func (w *world) serve(ctx context.Context, socket string, register func(*grpc.Server)) {
-	if err := driverkit.Serve(ctx, driverkit.Options{Socket: socket, Logger: slog.New(slog.DiscardHandler)}, func(r *grpc.Server) {
-		register(r)
-	}); err != nil {
+	if err := driverkit.Serve(ctx, driverkit.Options{Socket: socket, Logger: w.logger()}, register); err != nil {
 		w.t.Errorf("driver: %v", err)
 	}
 }
