@@ -311,8 +311,10 @@ func TestWindow(t *testing.T) {
 		w    time.Duration
 		want ratelimit.Rate
 	}{
-		{120, time.Minute, ratelimit.Rate{PerSecond: 2, Burst: 120}}, {0, time.Minute, ratelimit.Rate{}},
-		{5, 0, ratelimit.Rate{}}, {-1, time.Second, ratelimit.Rate{}},
+		{120, time.Minute, ratelimit.Rate{PerSecond: 2, Burst: 120}},
+		{0, time.Minute, ratelimit.Rate{}},
+		{5, 0, ratelimit.Rate{}},
+		{-1, time.Second, ratelimit.Rate{}},
 	} {
 		if got := ratelimit.Window(c.n, c.w); got != c.want {
 			t.Errorf("Window(%d, %v) = %+v", c.n, c.w, got)

@@ -118,11 +118,9 @@ func (t *table) len() int {
 func (t *table) ofName(a, b string) uint64 {
 	var h maphash.Hash
 	h.SetSeed(t.seed)
-	//nolint:errcheck // Hashing does not fail.
 	h.WriteString(a)
-	//nolint:errcheck // As above. Issuers hold no NUL byte: "ab","c" and "a","bc" are two callers.
+	// Issuers hold no NUL byte: "ab","c" and "a","bc" are two callers.
 	h.WriteByte(0)
-	//nolint:errcheck // As above.
 	h.WriteString(b)
 	return h.Sum64()
 }

@@ -171,7 +171,7 @@ func (r *Registry) follow(ctx context.Context) error {
 		err := r.followFrom(ctx, after)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // The end that was asked for.
 		case !errors.Is(err, store.ErrLagged):
 			return fmt.Errorf("follow revocations: %w", err)
 		}

@@ -188,8 +188,11 @@ func (r Revocation) validate(now time.Time) error {
 		name, value string
 		most        int
 	}{
-		{"issuer", r.Issuer, MaxIdentity}, {"subject", r.Subject, MaxIdentity}, {"sandbox_id", r.SandboxID, MaxIdentity},
-		{"session_id", r.SessionID, MaxIdentity}, {"reason", r.Reason, MaxReason},
+		{"issuer", r.Issuer, MaxIdentity},
+		{"subject", r.Subject, MaxIdentity},
+		{"sandbox_id", r.SandboxID, MaxIdentity},
+		{"session_id", r.SessionID, MaxIdentity},
+		{"reason", r.Reason, MaxReason},
 	} {
 		if len(f.value) > f.most {
 			return invalid("%s is longer than %d bytes", f.name, f.most)

@@ -72,15 +72,11 @@ func (s *streams) keyOf(p *principal.Principal) uint64 {
 	var h maphash.Hash
 	h.SetSeed(s.seed)
 	if p.Kind == principal.Sandbox {
-		//nolint:errcheck // Hashing does not fail.
 		h.WriteString(p.SandboxID)
 		return h.Sum64()
 	}
-	//nolint:errcheck // As above.
 	h.WriteString(p.Issuer)
-	//nolint:errcheck // As above.
 	h.WriteByte(0)
-	//nolint:errcheck // As above.
 	h.WriteString(p.Subject)
 	return h.Sum64()
 }

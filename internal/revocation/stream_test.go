@@ -432,4 +432,3 @@ func BenchmarkEnterAndLeave(b *testing.B) {
 		r.Enter(p, end)()
 	}
 }
-

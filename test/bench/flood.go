@@ -190,7 +190,7 @@ func (f *flood) during(measured func() (sample, error)) (sample, float64, error)
 	rate := float64(f.refused()-before) / time.Since(began).Seconds()
 	over.Store(true)
 	group.Wait()
-	return s, rate, errors.Join(append(errs, err)...)
+	return s, rate, errors.Join(err, errors.Join(errs...))
 }
 
 // forger returns a maker of tokens of the issuer, each naming another key. All else is as it should be, so that only
