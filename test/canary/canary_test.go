@@ -240,6 +240,7 @@ func (w *world) lookAtAnswers(admin, user, id string) {
 		}
 		for _, r := range page.Records {
 			actions[r.Action+" "+r.Verdict]++
+			actions[r.Action+" "+r.Target]++
 			look("an audit record", r.String())
 		}
 		if req.PageToken = page.NextPageToken; req.PageToken == "" {
@@ -250,7 +251,7 @@ func (w *world) lookAtAnswers(admin, user, id string) {
 		"/openshell.v1.OpenShell/CreateProvider allowed", "/openshell.v1.OpenShell/CreateProvider denied",
 		"/openshell.v1.OpenShell/CreateProvider failed", "/openshell.v1.OpenShell/UpdateProvider allowed",
 		"/openshell.v1.OpenShell/ExecSandbox allowed", "/openshell.v1.OpenShell/ListSandboxes denied",
-		"credential.disclose allowed", "session.open allowed", "config.reload allowed", "gateway.start allowed",
+		"credential.disclose provider/default/p", "credential.disclose sandbox/" + id, "session.open allowed", "config.reload allowed", "gateway.start allowed",
 	} {
 		if actions[want] == 0 {
 			t.Errorf("the audit log has no %q: %v", want, actions)

@@ -147,6 +147,14 @@ func recordDisclosure(ctx context.Context, to audit.Recorder, sb *sandbox.Sandbo
 	}
 }
 
+// recordToken records that the caller, a sandbox, was given a token of its own, and what it showed for it.
+func recordToken(ctx context.Context, to audit.Recorder) {
+	p := principal.From(ctx)
+	r := byCaller(ctx, audit.ActionDisclose, "sandbox/"+p.SandboxID)
+	r.Details = map[string]string{"credential": "sandbox token", "for": p.Source}
+	to.Record(r)
+}
+
 // Bounds of the names in a record of a disclosure.
 const (
 	maxNames     = 250

@@ -58,6 +58,7 @@ func (h identityHandler) IssueSandboxToken(ctx context.Context, _ *openshellpb.I
 	if err != nil {
 		return nil, err
 	}
+	recordToken(ctx, recorderOf(h.svc))
 	return &openshellpb.IssueSandboxTokenResponse{Token: token, ExpiresAtMs: millis(expires)}, nil
 }
 
@@ -77,6 +78,7 @@ func (h identityHandler) RefreshSandboxToken(ctx context.Context, req *openshell
 	if err != nil {
 		return nil, err
 	}
+	recordToken(ctx, recorderOf(h.svc))
 	return &openshellpb.RefreshSandboxTokenResponse{Token: token, ExpiresAtMs: millis(expires)}, nil
 }
 
