@@ -44,7 +44,8 @@ type Identities interface {
 
 // Authorizer is the decision of the door.
 type Authorizer interface {
-	Authorize(p *principal.Principal, fullMethod string) error
+	// Decide is the whole decision about a call in a workspace: the door's, and that of the service behind it.
+	Decide(p *principal.Principal, fullMethod, workspace string) error
 	Admin(p *principal.Principal) bool
 	Table() *authz.Table
 }
@@ -53,8 +54,6 @@ type Authorizer interface {
 type Memberships interface {
 	// Of returns the roles by workspace; nil where workspaces decide nothing.
 	Of(p *principal.Principal) map[string]string
-	// Authorize decides about a method in a workspace, after the door let the caller pass.
-	Authorize(p *principal.Principal, fullMethod, workspace string) error
 }
 
 // Candidate is what a new configuration would put in force.
@@ -239,11 +238,7 @@ func (s *Service) verdict(a Authorizer, p *principal.Principal, method, workspac
 		}
 		return v
 	}
-	err := a.Authorize(p, method)
-	if err == nil && s.cfg.Memberships != nil {
-		err = s.cfg.Memberships.Authorize(p, method, workspace)
-	}
-	if err != nil {
+	if err := a.Decide(p, method, workspace); err != nil {
 		v.Refusal = fault.From(err)
 	}
 	return v

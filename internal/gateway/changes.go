@@ -2,21 +2,19 @@ package gateway
 
 import (
 	"errors"
-	"fmt"
 
 	"sallyport.dev/sallyport/internal/access"
 	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/authn/oidc"
-	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/gateway/config"
 )
 
 // Apply puts the settings of next that may change while the gateway runs in force, all or none of them, and records
 // what changed. Those that need a restart stay as they are.
 func (g *Gateway) Apply(old, next *config.Config) error {
-	authorizer, err := authz.New(g.identity.rules.Table(), policyOf(next))
+	authorizer, err := g.authorizer(next)
 	if err != nil {
-		return fmt.Errorf("set up authorization: %w", err)
+		return err
 	}
 	if err := g.identity.limiter.Reconfigure(ratesOf(next.Limits)); err != nil {
 		return err
@@ -48,7 +46,8 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 func (g *Gateway) explainer() *access.Service {
 	c := access.Config{
 		Identities: g.identity.issuers, Mode: func() string { return string(g.identity.rules.Load().Policy().Scheme) },
-		Authorizer: func() access.Authorizer { return g.identity.rules.Load() },
+		Memberships: g.identity.rules.Memberships(),
+		Authorizer:  func() access.Authorizer { return g.identity.rules.Load() },
 	}
 	if g.opts.ParseText != nil {
 		c.Candidate = func(file []byte) (*access.Candidate, error) {
@@ -60,7 +59,7 @@ func (g *Gateway) explainer() *access.Service {
 			if err != nil {
 				return nil, err
 			}
-			authorizer, err := authz.New(g.identity.rules.Table(), policyOf(next))
+			authorizer, err := g.authorizer(next)
 			if err != nil {
 				return nil, err
 			}

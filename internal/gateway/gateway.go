@@ -111,6 +111,9 @@ func (g *Gateway) build(ctx context.Context) error {
 	if err := g.identify(); err != nil {
 		return err
 	}
+	if err := g.openWorkspaces(ctx); err != nil {
+		return err
+	}
 	services, err := g.services()
 	if err != nil {
 		return err
@@ -151,6 +154,7 @@ func (g *Gateway) services() (v00.Services, error) {
 	logs := sandboxlog.NewHub(logBytes)
 	g.providers, err = provider.New(provider.Options{
 		Store: g.store, Resolver: g.resolver, Key: key, Logger: g.log,
+		Access: g.identity.rules, Use: g.identity.workspaces.Use,
 		InUse: func(workspace, name string) []string { return g.sandboxes.UsersOf(workspace, name) },
 	})
 	if err != nil {
@@ -158,6 +162,7 @@ func (g *Gateway) services() (v00.Services, error) {
 	}
 	g.sandboxes = sandbox.NewService(sandbox.Config{
 		Store: g.store, Driver: g.compute, Sessions: g.relays, Tokens: tokens, Providers: g.providers, Logs: logs, Logger: g.log,
+		Access: g.identity.rules, Workspaces: g.identity.workspaces,
 	})
 	g.sessions.Observer = sessions.New(sessions.Config{Next: g.sandboxes, Recorder: g.recorder, RequestID: door.RequestID})
 	svc := v00.Services{
@@ -169,7 +174,7 @@ func (g *Gateway) services() (v00.Services, error) {
 	if g.auditLog != nil {
 		svc.Audit = g.auditLog
 	}
-	svc.Explain = g.explainer()
+	svc.Explain, svc.Workspaces = g.explainer(), g.identity.workspaces
 	return svc, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"sallyport.dev/sallyport/internal/api/v00"
@@ -16,9 +15,12 @@ import (
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/execchannel"
 	"sallyport.dev/sallyport/internal/gateway/config"
-	"sallyport.dev/sallyport/internal/principal"
+	"sallyport.dev/sallyport/internal/provider"
 	"sallyport.dev/sallyport/internal/ratelimit"
 	"sallyport.dev/sallyport/internal/revocation"
+	"sallyport.dev/sallyport/internal/sandbox"
+	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/workspace"
 )
 
 // identity is everything that decides who is calling and whether that caller may.
@@ -28,19 +30,10 @@ type identity struct {
 	accounts *serviceaccount.Authenticator
 	revoked  *revocation.Registry
 	limiter  *ratelimit.Limiter
-	rules    *rules
+	rules    *authz.Current
+	// workspaces know who is a member of what.
+	workspaces *workspace.Service
 }
-
-// rules is the authorizer in force; another policy replaces it whole.
-type rules struct {
-	atomic.Pointer[authz.Authorizer]
-}
-
-func (r *rules) Authorize(p *principal.Principal, method string) error {
-	return r.Load().Authorize(p, method)
-}
-
-func (r *rules) Table() *authz.Table { return r.Load().Table() }
 
 // Rates of classes that have no setting of their own: what no honest peer needs, and far below what the gateway can
 // answer, for each address or sandbox alone.
@@ -80,7 +73,10 @@ func issuersOf(c *config.Config) []oidc.Issuer {
 }
 
 func policyOf(c *config.Config) authz.Policy {
-	p := authz.Policy{AdminRole: c.Authorization.AdminRole, UserRole: c.Authorization.UserRole}
+	p := authz.Policy{
+		Scheme: authz.Scheme(c.Authorization.Mode), AdminRole: c.Authorization.AdminRole, UserRole: c.Authorization.UserRole,
+		PrivateSandboxes: c.Authorization.PrivateSandboxes,
+	}
 	for _, i := range c.Issuers {
 		p.ScopesEnabled = p.ScopesEnabled || i.ScopesClaim != ""
 	}
@@ -107,12 +103,45 @@ func (g *Gateway) readRules() error {
 		return fmt.Errorf("build the rule table: %w", err)
 	}
 	g.metrics.know(table.Methods())
+	g.identity.rules = &authz.Current{}
 	authorizer, err := authz.New(table, policyOf(g.cfg))
 	if err != nil {
 		return fmt.Errorf("set up authorization: %w", err)
 	}
-	g.identity.rules = &rules{}
 	g.identity.rules.Store(authorizer)
+	return nil
+}
+
+// authorizer is the one for a configuration, with this gateway's workspaces.
+func (g *Gateway) authorizer(c *config.Config) (*authz.Authorizer, error) {
+	authorizer, err := authz.New(g.identity.rules.Table(), policyOf(c))
+	if err != nil {
+		return nil, fmt.Errorf("set up authorization: %w", err)
+	}
+	return authorizer.WithMembers(g.identity.workspaces), nil
+}
+
+// openWorkspaces reads the workspaces and their members, who count from then on.
+func (g *Gateway) openWorkspaces(ctx context.Context) (err error) {
+	id := &g.identity
+	id.workspaces, err = workspace.Open(ctx, workspace.Options{
+		Store: g.store, Access: id.rules, Contents: []store.Kind{sandbox.Kind, provider.Kind}, Logger: g.log,
+		Issuers: func() workspace.Issuers {
+			known := workspace.Issuers{Others: g.cfg.MTLS.Enabled}
+			for _, s := range id.issuers.Status() {
+				known.Known = append(known.Known, s.Issuer)
+			}
+			return known
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("open the workspaces: %w", err)
+	}
+	authorizer, err := g.authorizer(g.cfg)
+	if err != nil {
+		return err
+	}
+	id.rules.Store(authorizer)
 	return nil
 }
 
