@@ -29,7 +29,7 @@ func floodRows() []row {
 // runFlood compares a gateway with itself: quiet, and while one address sends tokens whose keys nobody knows. The
 // world is its own, because the address has spent its attempts afterwards.
 func runFlood(ctx context.Context, b *bench) (lines []line, err error) {
-	w, err := newWorld(ctx, b, worldOptions{stored: fewStored})
+	w, err := newWorld(ctx, b, worldOptions{stored: fewStored, limited: true})
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,9 @@ const gatewayName = "gateway"
 type worldOptions struct {
 	stored int
 	secure bool
+	// limited leaves the limits on what one address may take as they are by default. Elsewhere one address does what
+	// thousands do.
+	limited bool
 	// overSSH makes the limit run commands over SSH.
 	overSSH bool
 }
@@ -154,6 +157,9 @@ func (w *world) startGateway(ctx context.Context) (*process, error) {
 			// One caller does here what thousands do elsewhere.
 			"--principal-requests-per-second", "0", "--tenant-requests-per-second", "0",
 		},
+	}
+	if !w.limited {
+		c.args = append(c.args, "--anonymous-requests-per-second", "0")
 	}
 	if w.secure {
 		c.args = append(c.args, "--tls-cert", w.path("cert.pem"), "--tls-key", w.path("key.pem"))
