@@ -55,13 +55,15 @@ func TestTenCases(t *testing.T) {
 			t.Run(form.name+"/"+port.name, func(t *testing.T) {
 				t.Parallel()
 				d := port.open(t, r, form.args...)
-				d.tenCases(t, signIn(t, r, form.client, form.machine))
+				d.tenCases(t, signIn(t, r, form.client, form.machine), "openshell-admin")
 			})
 		}
 	}
 }
 
-func (d *door) tenCases(t *testing.T, p people) {
+// tenCases makes the calls; refusal is what a user who makes a provider is told.
+func (d *door) tenCases(t *testing.T, p people, refusal string) {
+	t.Helper()
 	for _, c := range []struct {
 		name, token string
 		call        func(context.Context, openshellpb.OpenShellClient) error
@@ -75,7 +77,7 @@ func (d *door) tenCases(t *testing.T, p people) {
 			_, err := c.DeleteProvider(ctx, &openshellpb.DeleteProviderRequest{Name: testProvider})
 			return err
 		}, codes.OK, ""},
-		{"2 user makes a provider", p.user, createProvider, codes.PermissionDenied, "openshell-admin"},
+		{"2 user makes a provider", p.user, createProvider, codes.PermissionDenied, refusal},
 		{"3 user lists sandboxes", p.user, listSandboxes, codes.OK, ""},
 		{"4 nobody lists sandboxes", "", listSandboxes, codes.Unauthenticated, ""},
 		{"5 nobody asks for health", "", func(ctx context.Context, c openshellpb.OpenShellClient) error {
@@ -98,6 +100,14 @@ func (d *door) tenCases(t *testing.T, p people) {
 		if got := status.Convert(err); got.Code() != c.want || !strings.Contains(got.Message(), c.text) {
 			t.Errorf("%s: %s %q, want %s with %q", c.name, got.Code(), got.Message(), c.want, c.text)
 		}
+	}
+}
+
+// wantDenied checks the code and the words that clients match.
+func wantDenied(t *testing.T, what string, err error, text string) {
+	t.Helper()
+	if got := status.Convert(err); got.Code() != codes.PermissionDenied || !strings.Contains(got.Message(), text) {
+		t.Errorf("%s: %s %q, want PERMISSION_DENIED with %q", what, got.Code(), got.Message(), text)
 	}
 }
 

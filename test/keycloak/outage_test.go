@@ -28,7 +28,9 @@ func TestOutage(t *testing.T) {
 	s := own(t, "--https")
 	r := s.realm()
 	d := openTLS(t, r, "--oidc-jwks-ttl", "10")
-	d.tenCases(t, signIn(t, r, "openshell-cli", "openshell-ci"))
+	d.tenCases(t, signIn(t, r, "openshell-cli", "openshell-ci"), "openshell-admin")
+	// Both servers were made from one database and have the same keys, so that the issuer alone tells them apart.
+	d.wantOut("a token of another server", keycloak(t).password(t, "openshell-cli", "admin@test", everything).Access, "TOKEN_ISSUER")
 	// What the callers present while the server is away, none of it seen by the gateway before.
 	var unseen []string
 	for range 20 {

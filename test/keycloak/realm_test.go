@@ -68,8 +68,11 @@ func (r realm) grant(form url.Values) (tokens, error) {
 	if err == nil {
 		err = json.Unmarshal(body, &got)
 	}
-	if err != nil || got.Access == "" {
-		return got, fmt.Errorf("no token for %s: HTTP %d %s, error %v", form.Get("client_id"), resp.StatusCode, body, err)
+	if err == nil && got.Access == "" {
+		err = fmt.Errorf("HTTP %d %s", resp.StatusCode, body)
+	}
+	if err != nil {
+		return got, fmt.Errorf("no token for %s: %w", form.Get("client_id"), err)
 	}
 	return got, nil
 }
