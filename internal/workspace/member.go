@@ -137,6 +137,7 @@ func (s *Service) RemoveMember(ctx context.Context, workspace, name string) (rem
 	if err != nil {
 		return false, storeFault(err)
 	}
+	s.left()
 	s.log.Info("workspace member removed", "workspace", workspace, "member", o.Name, "actor", p.Actor())
 	return true, nil
 }

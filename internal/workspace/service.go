@@ -44,6 +44,8 @@ type Options struct {
 	// Contents are the kinds of objects that keep a workspace from being deleted.
 	Contents []store.Kind
 	Logger   *slog.Logger
+	// Left is called after somebody ceased to be a member, so that what goes on meanwhile is looked at again; may be nil.
+	Left func()
 }
 
 // Service is the rules of workspaces. It is safe for concurrent use; its errors are *fault.Error. It implements
@@ -54,6 +56,7 @@ type Service struct {
 	issuers  func() Issuers
 	contents []store.Kind
 	log      *slog.Logger
+	left     func()
 
 	// using is held for reading while something is put into a workspace, and for writing while one is deleted.
 	using sync.RWMutex
@@ -71,7 +74,10 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if o.Issuers == nil {
 		o.Issuers = func() Issuers { return Issuers{} }
 	}
-	s := &Service{store: o.Store, access: o.Access, issuers: o.Issuers, contents: o.Contents, log: o.Logger}
+	if o.Left == nil {
+		o.Left = func() {}
+	}
+	s := &Service{store: o.Store, access: o.Access, issuers: o.Issuers, contents: o.Contents, log: o.Logger, left: o.Left}
 	names := map[string]bool{Default: true}
 	for _, kind := range o.Contents {
 		for _, object := range o.Store.List(kind, store.Query{AllWorkspaces: true}) {
@@ -222,6 +228,7 @@ func (s *Service) Delete(ctx context.Context, name string) (deleted bool, err er
 	if _, err := s.store.Write(ctx, ops...); err != nil {
 		return false, storeFault(err)
 	}
+	s.left()
 	s.log.Info("workspace deleted", "workspace", name, "actor", p.Actor())
 	return true, nil
 }

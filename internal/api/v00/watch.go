@@ -61,9 +61,10 @@ type watch struct {
 func (w *watch) snapshot(first bool) (done bool, err error) {
 	sb, err := w.sandboxes.Lookup(w.stream.Context(), w.req.Id)
 	if err != nil {
-		if !first && fault.Is(err, fault.NotFound) {
+		if !first && fault.Is(w.sandboxes.Exists(w.req.Id), fault.NotFound) {
 			return true, nil
 		}
+		// It may still be there, but no longer for this caller.
 		return true, err
 	}
 	if sb != w.last && (first || w.req.FollowStatus) {
