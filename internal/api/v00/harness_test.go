@@ -132,6 +132,7 @@ func newRig(tb testing.TB, policy authz.Policy, issuers ...string) *rig {
 	r.workspaces, err = workspace.Open(tb.Context(), workspace.Options{
 		Store: r.store, Access: r.current, Logger: quiet, Contents: []store.Kind{sandbox.Kind, provider.Kind},
 		Issuers: func() workspace.Issuers { return workspace.Issuers{Known: issuers} },
+		Left:    func() { r.sandboxes.Recheck() },
 	})
 	must(err)
 	table, err := authz.NewTable(v00.Descriptors()...)
