@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/audit/export"
 )
 
 // openAudit opens the audit log. A gateway that is told to keep one does not serve without it.
@@ -15,11 +17,7 @@ func (g *Gateway) openAudit() error {
 	if !c.Enabled {
 		return nil
 	}
-	dir := g.cfg.StateDir
-	if dir == "" {
-		dir = filepath.Dir(c.Dir)
-	}
-	key, err := audit.OpenKey(filepath.Join(dir, "audit.key"))
+	key, err := audit.OpenKey(filepath.Join(g.auditHome(), "audit.key"))
 	if err != nil {
 		return fmt.Errorf("open the key of the audit log: %w", err)
 	}
@@ -31,6 +29,29 @@ func (g *Gateway) openAudit() error {
 	}
 	g.recorder = g.auditLog
 	return nil
+}
+
+// exportAudit returns the loop that sends records on, nil where nobody wants them.
+func (g *Gateway) exportAudit() (func(context.Context) error, error) {
+	if g.auditLog == nil || g.cfg.Audit.OTLPEndpoint == "" {
+		return nil, nil
+	}
+	follower, err := export.NewOTLP(export.Config{
+		Endpoint: g.cfg.Audit.OTLPEndpoint, Log: g.auditLog, Cursor: filepath.Join(g.auditHome(), "audit-otlp.cursor"),
+		Origin: export.Origin{Version: g.opts.Version, Instance: g.cfg.Sandbox.GatewayID}, Logger: g.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the export of the audit log: %w", err)
+	}
+	return follower.Run, nil
+}
+
+// auditHome holds what belongs to the audit log but not into its folder.
+func (g *Gateway) auditHome() string {
+	if g.cfg.StateDir != "" {
+		return g.cfg.StateDir
+	}
+	return filepath.Dir(g.cfg.Audit.Dir)
 }
 
 // note records what the gateway does by itself.

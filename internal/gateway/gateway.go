@@ -275,6 +275,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 		l.Close()
 		return err
 	}
+	export, err := g.exportAudit()
+	if err != nil {
+		for _, s := range side {
+			s.listener.Close()
+		}
+		l.Close()
+		return err
+	}
 	for _, w := range g.cfg.Warnings {
 		g.log.Warn("configuration", "warning", w)
 	}
@@ -296,6 +304,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.identity.run(func(loop func(context.Context) error) {
 		group.Go(func() error { return ignoreCanceled(gctx, loop(gctx)) })
 	})
+	if export != nil {
+		group.Go(func() error { return ignoreCanceled(gctx, export(gctx)) })
+	}
 	g.note(audit.ActionStart, "", map[string]string{"version": g.opts.Version, "address": l.Addr().String()})
 	for _, s := range side {
 		group.Go(func() error { return s.run(gctx) })
