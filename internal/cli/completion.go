@@ -21,6 +21,8 @@ func (a *app) registerCompletions(root *cobra.Command) {
 	//nolint:errcheck // It fails only for a flag that is not there, which the tests would show.
 	root.RegisterFlagCompletionFunc("gateway", a.completeGateways)
 	//nolint:errcheck // As above.
+	root.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
+	//nolint:errcheck // As above.
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"},
 		cobra.ShellCompDirectiveNoFileComp))
 }

@@ -42,6 +42,8 @@ type gateway struct {
 
 	idp *idptest.Provider
 
+	workspaces fakeWorkspaces
+
 	mu        sync.Mutex
 	sandboxes map[string]*openshellpb.Sandbox
 	providers map[string]*datamodelpb.Provider
