@@ -3,8 +3,10 @@
 package driverprocess_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -115,6 +118,14 @@ func fakeSupervisor() int {
 		if err := writeReport(); err != nil {
 			return 1, err
 		}
+		if path := os.Getenv("OPENSHELL_SANDBOX_TOKEN_FILE"); path != "" && os.Getenv("FAKE_TOKEN") != "" {
+			if err := touchToken(path, os.Getenv("FAKE_TOKEN")); err != nil {
+				return 1, err
+			}
+			if err := os.WriteFile("touched", nil, 0o600); err != nil {
+				return 1, err
+			}
+		}
 		<-terminated
 		return 0, nil
 	}()
@@ -122,6 +133,41 @@ func fakeSupervisor() int {
 		fmt.Println("fake supervisor:", err)
 	}
 	return code
+}
+
+// touchToken does to the token's file what a supervisor does that renews its token, and what others in the sandbox
+// may do.
+func touchToken(path, how string) error {
+	if how == "renewed" {
+		if err := os.WriteFile(path+".next", []byte("renewed-token\n"), 0o600); err != nil {
+			return err
+		}
+		return os.Rename(path+".next", path)
+	}
+	if how == "stale" {
+		return errors.Join(os.WriteFile(path, []byte("stale-token"), 0o600), os.Chtimes(path, time.Time{}, time.Unix(1, 0)))
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	switch how {
+	case "linked":
+		elsewhere := filepath.Join(filepath.Dir(path), "elsewhere")
+		return errors.Join(os.WriteFile(elsewhere, []byte("other-token"), 0o600), os.Symlink("elsewhere", path))
+	case "pipe":
+		return syscall.Mkfifo(path, 0o600)
+	case "directory":
+		return errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "token"), []byte("inner-token"), 0o600))
+	case "largest":
+		return os.WriteFile(path, bytes.Repeat([]byte("x"), 64<<10), 0o600)
+	case "larger":
+		return os.WriteFile(path, bytes.Repeat([]byte("x"), 64<<10+1), 0o600)
+	case "empty":
+		return os.WriteFile(path, []byte(" \n"), 0o600)
+	case "words":
+		return os.WriteFile(path, []byte("two words"), 0o600)
+	}
+	return nil // removed
 }
 
 func writeReport() error {

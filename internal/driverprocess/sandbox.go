@@ -169,52 +169,6 @@ func (s *sandbox) noteGroups() error {
 	return nil
 }
 
-// prepare puts the files in place that a supervisor reads, anew at each start: the gateway's authority may
-// have changed, and the sandbox may have touched its own copies.
-func (s *sandbox) prepare(iso isolation) error {
-	owner := iso.owner(s.userRange)
-	if err := makeDirs(s.dir, owner); err != nil {
-		return err
-	}
-	if err := os.Remove(filepath.Join(s.dir, sandboxinit.StateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove earlier state: %w", err)
-	}
-	files := map[string]string{}
-	if s.rec.Token {
-		files[tokenFile] = filepath.Join(s.dir, tokenFile)
-	}
-	if s.d.opts.GatewayCA != "" {
-		files[caFile] = s.d.opts.GatewayCA
-	}
-	// The directory is the sandbox's: a link it put there must lead nowhere else.
-	run, err := os.OpenRoot(filepath.Join(s.dir, sandboxinit.RunDir))
-	if err != nil {
-		return fmt.Errorf("open sandbox directory: %w", err)
-	}
-	defer run.Close()
-	for name, source := range files {
-		b, err := os.ReadFile(source)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", name, err)
-		}
-		if err := run.RemoveAll(name); err != nil {
-			return fmt.Errorf("replace %s: %w", name, err)
-		}
-		f, err := run.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
-		}
-		_, err = f.Write(b)
-		if os.Geteuid() == 0 {
-			err = errors.Join(err, f.Chown(owner, owner))
-		}
-		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
 // takeUp continues what an earlier driver had in hand.
 func (s *sandbox) takeUp(ctx context.Context) error {
 	if err := s.lock(ctx); err != nil {
