@@ -267,25 +267,7 @@ func (d *Door) admitAside(ctx context.Context, c *call) (admitted context.Contex
 // admit returns the context for the handler, or why the caller is not let in.
 func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 	c.principal = anonymous
-	from, ok := peer.FromContext(ctx)
-	if ok {
-		c.remote = from.Addr
-	}
-	if c.rule.Mode != authz.Unauthenticated {
-		c.request = authn.Request{
-			Method:        c.method,
-			Authorization: metadata.ValueFromIncomingContext(ctx, headerAuthorization),
-			AdmitsSandbox: c.rule.Mode.AdmitsSandbox(),
-			SandboxOnly:   c.rule.Mode == authz.SandboxOnly,
-			SandboxSecret: metadata.ValueFromIncomingContext(ctx, headerSandboxSecret),
-		}
-		if ok {
-			c.request.PeerCertificate = certificateOf(from.AuthInfo)
-			if from.Addr != nil {
-				c.request.Remote = from.Addr.String()
-			}
-		}
-	}
+	c.ask(ctx)
 	if err := d.identify(ctx, c); err != nil {
 		return nil, err
 	}
@@ -294,10 +276,40 @@ func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 	return principal.With(ctx, c.principal), nil
 }
 
+// ask fills in what authentication has to know of the call.
+func (c *call) ask(ctx context.Context) {
+	from, ok := peer.FromContext(ctx)
+	if ok {
+		c.remote = from.Addr
+	}
+	if c.rule.Mode == authz.Unauthenticated {
+		return
+	}
+	c.request = authn.Request{
+		Method:        c.method,
+		Authorization: metadata.ValueFromIncomingContext(ctx, headerAuthorization),
+		AdmitsSandbox: c.rule.Mode.AdmitsSandbox(),
+		SandboxOnly:   c.rule.Mode == authz.SandboxOnly,
+		SandboxSecret: metadata.ValueFromIncomingContext(ctx, headerSandboxSecret),
+	}
+	if ok {
+		c.request.PeerCertificate = certificateOf(from.AuthInfo)
+		if from.Addr != nil {
+			c.request.Remote = from.Addr.String()
+		}
+	}
+}
+
+// credential tells whether the call carries anything that says who is calling.
+func (c *call) credential() bool {
+	r := &c.request
+	return len(r.Authorization) > 0 || len(r.SandboxSecret) > 0 || r.PeerCertificate != nil
+}
+
 // identify finds out who is calling and whether that caller may.
 func (d *Door) identify(ctx context.Context, c *call) error {
 	r := &c.request
-	credential := len(r.Authorization) > 0 || len(r.SandboxSecret) > 0 || r.PeerCertificate != nil
+	credential := c.credential()
 	var err error
 	if r.KnownOnly, err = d.limiter.Attempt(c.remote, c.label, credential); err != nil {
 		return err
@@ -307,8 +319,10 @@ func (d *Door) identify(ctx context.Context, c *call) error {
 	}
 	p, err := d.authenticator.Authenticate(ctx, r)
 	if err != nil {
-		// A credential that is authentic but over is no guess: after an outage many supervisors come with one.
-		if f, ok := errors.AsType[*fault.Error](err); !ok || f.Reason != authz.ReasonExpired {
+		// A credential that is authentic but over is no guess: after an outage many supervisors come with one. Nor is it
+		// the caller's fault when it cannot be told.
+		if f, ok := errors.AsType[*fault.Error](err); ok && credential &&
+			f.Kind == fault.Unauthenticated && f.Reason != authz.ReasonExpired {
 			d.limiter.Failed(c.remote)
 		}
 		return err

@@ -16,7 +16,7 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := g.identity.limiter.Reconfigure(ratesOf(next.Limits)); err != nil {
+	if err := g.identity.limiter.Reconfigure(ratesOf(next)); err != nil {
 		return err
 	}
 	err = g.identity.issuers.Replace(issuersOf(next))
@@ -26,7 +26,7 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 		}
 	}
 	if err != nil {
-		return errors.Join(err, g.identity.limiter.Reconfigure(ratesOf(old.Limits)))
+		return errors.Join(err, g.identity.limiter.Reconfigure(ratesOf(old)))
 	}
 	g.identity.rules.Store(authorizer)
 	if err := g.identity.tokens.Reload(); err != nil {

@@ -42,17 +42,22 @@ const (
 	sandboxPerSecond, sandboxBurst = 8000, 16000
 )
 
-func ratesOf(l config.Limits) ratelimit.Config {
+func ratesOf(c *config.Config) ratelimit.Config {
+	l := c.Limits
 	rate := func(r config.Rate) ratelimit.Rate { return ratelimit.Rate{PerSecond: r.PerSecond, Burst: r.Burst} }
-	c := ratelimit.Config{
+	rates := ratelimit.Config{
 		Anonymous: rate(l.Anonymous), Principal: rate(l.Principal), Tenant: rate(l.Tenant),
 		Failed: ratelimit.Window(l.FailedPerMinute, time.Minute),
 	}
 	if l.Anonymous.PerSecond > 0 {
-		c.Probe = ratelimit.Rate{PerSecond: probesPerSecond, Burst: probesBurst}
-		c.Sandbox = ratelimit.Rate{PerSecond: sandboxPerSecond, Burst: sandboxBurst}
+		rates.Probe = ratelimit.Rate{PerSecond: probesPerSecond, Burst: probesBurst}
+		rates.Sandbox = ratelimit.Rate{PerSecond: sandboxPerSecond, Burst: sandboxBurst}
 	}
-	return c
+	if c.Auth.AllowUnauthenticated {
+		// There nobody has a credential, on a machine that one person has.
+		rates.Anonymous = ratelimit.Rate{}
+	}
+	return rates
 }
 
 func issuersOf(c *config.Config) []oidc.Issuer {
@@ -159,7 +164,7 @@ func (g *Gateway) identify() (err error) {
 			probes = append(probes, m)
 		}
 	}
-	if id.limiter, err = ratelimit.New(ratesOf(g.cfg.Limits), ratelimit.Options{Probes: probes, Refused: g.metrics.limited}); err != nil {
+	if id.limiter, err = ratelimit.New(ratesOf(g.cfg), ratelimit.Options{Probes: probes, Refused: g.metrics.limited}); err != nil {
 		return fmt.Errorf("set up limits: %w", err)
 	}
 	if id.issuers, err = oidc.NewIssuers(issuersOf(g.cfg), oidc.Options{Logger: g.log, Observer: g.metrics}); err != nil {
