@@ -163,8 +163,8 @@ func (s *Service) undo(ctx context.Context, o *store.Object, cause error) {
 }
 
 // edit changes a sandbox's record by compare-and-swap.
-func (s *Service) edit(ctx context.Context, id string, change func(*Record) error) (*Sandbox, error) {
-	o, err := s.Store.Update(ctx, Kind, id, func(o *store.Object) error {
+func (s *Service) edit(ctx context.Context, id string, change func(*Record) error) error {
+	_, err := s.Store.Update(ctx, Kind, id, func(o *store.Object) error {
 		old, err := s.record(o)
 		if err != nil {
 			return err
@@ -176,10 +176,7 @@ func (s *Service) edit(ctx context.Context, id string, change func(*Record) erro
 		o.Payload, err = r.encode()
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return s.compose(o)
+	return err
 }
 
 // record decodes a copy that is being edited; the stored object has most likely been decoded already.

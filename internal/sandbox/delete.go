@@ -43,7 +43,7 @@ func (s *Service) Delete(ctx context.Context, workspace, name string) (deleted b
 
 // markDeleted stores the intent to delete.
 func (s *Service) markDeleted(ctx context.Context, id string) error {
-	_, err := s.edit(ctx, id, func(r *Record) error {
+	err := s.edit(ctx, id, func(r *Record) error {
 		if !r.DeletionTimestamp.IsZero() {
 			return store.ErrNoChange
 		}

@@ -20,7 +20,7 @@ func (s *Service) MainProcessExited(ctx context.Context, id, instance string, co
 		return fault.New(fault.InvalidArgument, "FIELD_TOO_LONG", "instance_id exceeds maximum length (%d > %d)", len(instance), maxInstanceID)
 	}
 	active, connected := s.Sessions.Connected(id)
-	_, err := s.edit(ctx, id, func(r *Record) error {
+	err := s.edit(ctx, id, func(r *Record) error {
 		known := r.ExitCode != nil && r.ExitInstance == instance
 		if known || !r.DeletionTimestamp.IsZero() || connected && active != instance {
 			return store.ErrNoChange

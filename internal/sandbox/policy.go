@@ -15,7 +15,7 @@ const maxLoadError = 4096
 
 // PolicyReported records whether a supervisor could load a policy revision.
 func (s *Service) PolicyReported(ctx context.Context, id string, version uint32, loaded bool, loadError string) error {
-	_, err := s.edit(ctx, id, func(r *Record) error {
+	err := s.edit(ctx, id, func(r *Record) error {
 		if len(r.Spec.Policy) == 0 || version != PolicyRevision {
 			return fault.New(fault.NotFound, "POLICY_REVISION_NOT_FOUND", "policy revision not found")
 		}

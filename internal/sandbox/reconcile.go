@@ -106,7 +106,7 @@ func (s *Service) Listed(ctx context.Context, snapshots []compute.Snapshot) {
 
 // accept records that the driver has the sandbox.
 func (s *Service) accept(ctx context.Context, id string) error {
-	_, err := s.edit(ctx, id, func(r *Record) error {
+	err := s.edit(ctx, id, func(r *Record) error {
 		if r.Accepted {
 			return store.ErrNoChange
 		}
@@ -173,7 +173,7 @@ func (s *Service) Changed(ctx context.Context, snap compute.Snapshot) {
 	if r, err := decode(o); err == nil && sameStatus(r, observed(r, snap)) {
 		return
 	}
-	_, err = s.edit(ctx, snap.ID, func(r *Record) error {
+	err = s.edit(ctx, snap.ID, func(r *Record) error {
 		next := observed(r, snap)
 		if sameStatus(r, next) {
 			return store.ErrNoChange

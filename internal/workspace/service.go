@@ -213,7 +213,7 @@ func (s *Service) Delete(ctx context.Context, name string) (deleted bool, err er
 	defer s.using.Unlock()
 	o, err := s.store.ByName(Kind, "", name)
 	if err != nil {
-		return false, nil //nolint:nilerr // There is none.
+		return false, nil
 	}
 	for _, kind := range s.contents {
 		if len(s.store.List(kind, store.Query{Workspace: name, Limit: 1})) > 0 {

@@ -3,6 +3,7 @@ package v00_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -69,11 +70,13 @@ type pliant struct{}
 func (pliant) Capabilities(context.Context) (compute.Capabilities, error) {
 	return compute.Capabilities{Name: "pliant", DefaultImage: "image"}, nil
 }
+
 func (pliant) Validate(context.Context, compute.Spec) error { return nil }
 func (pliant) Create(context.Context, compute.Spec) error   { return nil }
 func (pliant) Get(_ context.Context, id, _ string) (compute.Snapshot, error) {
 	return compute.Snapshot{ID: id}, nil
 }
+
 func (pliant) Delete(context.Context, string, string) (bool, error) { return false, nil }
 
 type minted struct{}
@@ -85,6 +88,7 @@ type noCredentials struct{}
 func (noCredentials) Resolve(context.Context, string) (credentials.Token, error) {
 	return credentials.Token{}, fault.New(fault.Unavailable, "NONE", "none")
 }
+
 func (noCredentials) Last(string) (credentials.Token, bool)            { return credentials.Token{}, false }
 func (noCredentials) Configured() bool                                 { return false }
 func (noCredentials) List(context.Context) ([]credentials.Info, error) { return nil, nil }
@@ -205,13 +209,13 @@ func first(ctx context.Context, conn *grpc.ClientConn, method string, in, out an
 		return err
 	}
 	// A refusal may come before the message is sent; it shows on receiving.
-	if err := stream.SendMsg(in); err != nil && err != io.EOF {
+	if err := stream.SendMsg(in); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	if err := stream.RecvMsg(out); err != nil && err != io.EOF {
+	if err := stream.RecvMsg(out); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil
