@@ -31,7 +31,7 @@ test: build ## Vet and test everything with the race detector
 # Needs Java 17, Maven and the network the first time; see test/keycloak/README.md.
 e2e-keycloak: ## Test against a real Keycloak, which is downloaded and prepared on first use
 	test/keycloak/run prepare
-	SALLYPORT_REQUIRE_KEYCLOAK=1 CGO_ENABLED=1 go test -race -count=1 -parallel 8 -timeout $(TEST_TIMEOUT) ./test/keycloak
+	SALLYPORT_REQUIRE_KEYCLOAK=1 CGO_ENABLED=1 go test -race -count=1 -parallel 8 -timeout 15m ./test/keycloak
 
 generate: ## Regenerate Go from the proto files, then whatever go:generate asks for
 	$(BUF) generate
