@@ -126,7 +126,7 @@ func TestCertificatesInEachMode(t *testing.T) {
 		{tls.RequireAndVerifyClientCert, map[string]string{"none": "no handshake", "foreign": "no handshake", "ours": "alice"}},
 	} {
 		for who, cert := range clients {
-			got := ""
+			var got string
 			peer, err := verified(t, &tls.Config{
 				Certificates: []tls.Certificate{server}, ClientAuth: c.mode, ClientCAs: pool, MinVersion: tls.VersionTLS12,
 			}, cert)
