@@ -29,6 +29,7 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 		return errors.Join(err, g.identity.limiter.Reconfigure(ratesOf(old)))
 	}
 	g.identity.rules.Store(authorizer)
+	g.inForce.Store(next)
 	if err := g.identity.tokens.Reload(); err != nil {
 		g.log.Error("reading the sandbox keys again failed; the old ones serve on", "error", err)
 	}

@@ -39,6 +39,7 @@ import (
 	"sallyport.dev/sallyport/internal/store/sqlite"
 	"sallyport.dev/sallyport/internal/streamstop"
 	"sallyport.dev/sallyport/internal/tlsfiles"
+	"sallyport.dev/sallyport/internal/wstunnel"
 )
 
 var errStarting = errors.New("readiness monitor still initializing")
@@ -59,7 +60,9 @@ type Options struct {
 
 // Gateway is a whole gateway, ready to Run.
 type Gateway struct {
-	cfg       *config.Config
+	cfg *config.Config
+	// inForce is cfg with what Apply changed.
+	inForce   atomic.Pointer[config.Config]
 	opts      Options
 	log       *slog.Logger
 	store     *store.Store
@@ -77,6 +80,8 @@ type Gateway struct {
 	metrics   *metrics
 	readiness *readiness
 	port      *listener.Port
+	// tunnels are nil unless they are served.
+	tunnels *wstunnel.Tunnels
 	// certificates are nil without TLS.
 	certificates atomic.Pointer[tlsfiles.Bundle]
 }
@@ -85,6 +90,7 @@ type Gateway struct {
 // is never called.
 func New(ctx context.Context, cfg *config.Config, opts Options) (*Gateway, error) {
 	g := &Gateway{cfg: cfg, opts: opts, log: opts.Logger, sessions: &observer{}}
+	g.inForce.Store(cfg)
 	if err := g.build(ctx); err != nil {
 		g.Close()
 		return nil, err
@@ -220,8 +226,12 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	if err != nil {
 		return err
 	}
+	pages, err := g.web()
+	if err != nil {
+		return err
+	}
 	g.port, err = listener.New(listener.Config{
-		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.web(), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
+		TLS: tlsConfig, GRPC: g.grpc, HTTP: pages, FastPath: g.cfg.Listen.FastPath, Logger: g.log,
 		MaxConnections: g.cfg.Limits.Connections, MaxPerAddress: g.cfg.Limits.ConnectionsPerAddress,
 		LimitLoopback: g.cfg.Limits.LimitLoopback, Refused: g.metrics.turnedAway,
 	})
@@ -319,6 +329,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.relays.Drain(drain, "gateway is shutting down")
 		return nil
 	})
+	if g.tunnels != nil {
+		stopTunnels := context.AfterFunc(gctx, g.tunnels.Close)
+		defer stopTunnels()
+	}
 	group.Go(func() error { return g.port.Serve(gctx, l, g.cfg.ShutdownGrace) })
 	err = group.Wait()
 	g.sandboxes.Wait()

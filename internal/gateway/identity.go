@@ -195,7 +195,10 @@ func (g *Gateway) door() (*door.Door, error) {
 		chain.ServiceAccounts = id.accounts
 	}
 	if cfg.MTLS.Enabled {
-		chain.Certificates = &authn.Certificates{DefaultRoles: cfg.MTLS.DefaultRoles}
+		chain.Certificates = &authn.Certificates{
+			Roles:        []string{cfg.Authorization.AdminRole, cfg.Authorization.UserRole},
+			DefaultRoles: cfg.MTLS.DefaultRoles, SharedNames: sharedNames,
+		}
 	}
 	if cfg.Auth.AllowUnauthenticated {
 		chain.Development = &authn.Development{
@@ -213,6 +216,9 @@ func (g *Gateway) door() (*door.Door, error) {
 		Describe: v00.Describe,
 	})
 }
+
+// sharedNames stand for nobody: the reference's tools make one client certificate for all, and mount it into sandboxes.
+var sharedNames = []string{"openshell-client"}
 
 // wellKnown mounts the documents by which others verify what this gateway signs.
 func (g *Gateway) wellKnown(mux *http.ServeMux) {

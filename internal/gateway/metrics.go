@@ -14,6 +14,7 @@ import (
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/listener"
 	"sallyport.dev/sallyport/internal/ratelimit"
+	"sallyport.dev/sallyport/internal/wstunnel"
 )
 
 // metrics is the gateway's own registry. Labels come from closed sets only: method names of the contract, gRPC codes,
@@ -153,6 +154,11 @@ func (m *metrics) limited(class ratelimit.Class) { m.refused.WithLabelValues(cla
 
 // turnedAway counts connections that were not served.
 func (m *metrics) turnedAway(why listener.Refusal) { m.away.WithLabelValues(string(why)).Inc() }
+
+// tunnelRefused counts WebSocket tunnels that were not opened.
+func (m *metrics) tunnelRefused(why wstunnel.Refusal) {
+	m.away.WithLabelValues("tunnel_" + string(why)).Inc()
+}
 
 // KeysFetched implements oidc.Observer.
 func (m *metrics) KeysFetched(issuer, result string) { m.keys.WithLabelValues(issuer, result).Inc() }

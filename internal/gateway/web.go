@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,22 +10,47 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"sallyport.dev/sallyport/internal/site"
+	"sallyport.dev/sallyport/internal/web"
+	"sallyport.dev/sallyport/internal/wstunnel"
 )
 
+// maxBody bounds the body of a plain HTTP request in bytes; none of the pages takes one.
+const maxBody = 1 << 20
+
 // web answers plain HTTP on the main port. Health is served there too: clients of the older generation probe it.
-func (g *Gateway) web() http.Handler {
+func (g *Gateway) web() (http.Handler, error) {
 	mux := g.readiness.handler()
 	g.wellKnown(mux)
-	mux.HandleFunc("GET /auth/oidc-config", func(w http.ResponseWriter, _ *http.Request) {
-		if len(g.cfg.Issuers) == 0 {
-			w.WriteHeader(http.StatusNotFound)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		// The client that went away is the only one who could miss it.
-		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": g.cfg.Issuers[0].Issuer, "audience": g.cfg.Issuers[0].Audiences[0]})
+	edge := g.cfg.Edge
+	policy, err := site.New(site.Config{Hosts: edge.AllowedHosts, Origins: edge.AllowedOrigins})
+	if err != nil {
+		return nil, fmt.Errorf("set up the names of the gateway: %w", err)
+	}
+	pages := web.Handler(web.Config{
+		Connect: edge.Connect, Site: policy, Address: g.cfg.Listen.Address.String(), Version: g.opts.Version, Logger: g.log,
+		OIDC: func() web.OIDC {
+			issuers := g.inForce.Load().Issuers
+			if len(issuers) == 0 {
+				return web.OIDC{}
+			}
+			return web.OIDC{Issuer: issuers[0].Issuer, Audience: issuers[0].Audiences[0]}
+		},
 	})
-	return http.MaxBytesHandler(mux, 1<<20)
+	mux.Handle(web.PathOIDCConfig, pages)
+	mux.Handle(web.PathConnect, pages)
+	limited := http.Handler(http.MaxBytesHandler(mux, maxBody))
+	if !edge.Tunnel {
+		return limited, nil
+	}
+	g.tunnels = wstunnel.New(wstunnel.Config{
+		Port: func() wstunnel.Port { return g.port }, Site: policy, Logger: g.log, Refused: g.metrics.tunnelRefused,
+	})
+	outer := http.NewServeMux()
+	outer.Handle(wstunnel.Path, g.tunnels)
+	outer.Handle("/", limited)
+	return outer, nil
 }
 
 // sideServer is a plaintext server of its own for health or metrics.
