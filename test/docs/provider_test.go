@@ -290,7 +290,9 @@ func TestBlocksAreValid(t *testing.T) {
 func TestPartsAsDocumented(t *testing.T) {
 	t.Parallel()
 	sections := page(t, "auth.md")
-	part := func(title string) *config.Config { return read(t, t.TempDir(), named(t, sections, title).of("toml")[0]) }
+	part := func(title string) *config.Config {
+		return read(t, t.TempDir(), named(t, sections, title).of("toml")[0])
+	}
 	if k := part("Pods of sandboxes").Kubernetes; !k.Enabled || k.ServiceAccount != "openshell-sandbox" || !slices.Equal(k.Namespaces, []string{"openshell"}) || k.APIURL == "" {
 		t.Errorf("pods: %+v", k)
 	}
