@@ -62,7 +62,7 @@ type authority struct {
 	pool *x509.CertPool
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	a := &authority{pool: x509.NewCertPool()}
 	tmpl := &x509.Certificate{
@@ -74,7 +74,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-func sign(t *testing.T, tmpl *x509.Certificate, by *authority) (*x509.Certificate, *ecdsa.PrivateKey) {
+func sign(t testing.TB, tmpl *x509.Certificate, by *authority) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -95,7 +95,7 @@ func sign(t *testing.T, tmpl *x509.Certificate, by *authority) (*x509.Certificat
 	return cert, key
 }
 
-func (a *authority) issue(t *testing.T, name string) tls.Certificate {
+func (a *authority) issue(t testing.TB, name string) tls.Certificate {
 	t.Helper()
 	cert, key := sign(t, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
@@ -106,7 +106,7 @@ func (a *authority) issue(t *testing.T, name string) tls.Certificate {
 }
 
 // serve runs a port and returns its address.
-func serve(t *testing.T, tlsConfig *tls.Config) string {
+func serve(t testing.TB, tlsConfig *tls.Config) string {
 	t.Helper()
 	server := grpc.NewServer(listener.GRPCOptions()...)
 	openshellpb.RegisterOpenShellServer(server, service{})
