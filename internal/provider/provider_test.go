@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/credential"
 	"sallyport.dev/sallyport/internal/driver/credentials"
 	"sallyport.dev/sallyport/internal/fault"
@@ -29,6 +30,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // canary is a secret that must never be seen outside an environment.
 const canary = "canary-secret-4711"
+
+// everybody may do everything, and everywhere is a workspace: who may what is tested where there are roles.
+type everybody struct{}
+
+func (everybody) Workspace(*principal.Principal, string, authz.Role) error { return nil }
+func (everybody) PlatformAdmin(*principal.Principal) error                 { return nil }
+
+func everywhere(_ string, write func() error) error { return write() }
 
 // fakeDriver answers with what a test put in.
 type fakeDriver struct {
@@ -93,6 +102,7 @@ func (h *house) open() {
 	h.Service, err = provider.New(provider.Options{
 		Store: st, Resolver: r, Key: h.key, Logger: logger,
 		InUse: func(string, string) []string { return h.users }, Now: func() time.Time { return h.now },
+		Access: everybody{}, Use: everywhere,
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -594,7 +604,7 @@ func TestReferenceNeedsADriver(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	r := credential.NewResolver(credential.Options{Logger: log})
 	defer r.Close()
-	o := provider.Options{Store: st, Resolver: r, Key: make([]byte, 32), Logger: log, InUse: func(string, string) []string { return nil }}
+	o := provider.Options{Store: st, Resolver: r, Key: make([]byte, 32), Logger: log, InUse: func(string, string) []string { return nil }, Access: everybody{}, Use: everywhere}
 	s, err := provider.New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -621,7 +631,7 @@ func BenchmarkRevision(b *testing.B) {
 	log := slog.New(slog.DiscardHandler)
 	r := credential.NewResolver(credential.Options{Driver: d, Logger: log})
 	defer r.Close()
-	s, err := provider.New(provider.Options{Store: st, Resolver: r, Key: make([]byte, 32), Logger: log, InUse: func(string, string) []string { return nil }})
+	s, err := provider.New(provider.Options{Store: st, Resolver: r, Key: make([]byte, 32), Logger: log, InUse: func(string, string) []string { return nil }, Access: everybody{}, Use: everywhere})
 	if err != nil {
 		b.Fatal(err)
 	}

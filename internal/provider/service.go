@@ -50,13 +50,7 @@ type Access interface {
 	PlatformAdmin(p *principal.Principal) error
 }
 
-// unguarded leaves all decisions to the door.
-type unguarded struct{}
-
-func (unguarded) Workspace(*principal.Principal, string, authz.Role) error { return nil }
-func (unguarded) PlatformAdmin(*principal.Principal) error                 { return nil }
-
-// Options are what a Service is made of. All fields but the last three are required.
+// Options are what a Service is made of. All fields but Now are required; without Access no user may do anything.
 type Options struct {
 	Store    *store.Store
 	Resolver Resolver
@@ -67,10 +61,9 @@ type Options struct {
 	InUse func(workspace, name string) []string
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
-	// Access decides about workspaces; without it, whoever passes the door may use those of every workspace.
+	// Access decides who may do what in which workspace.
 	Access Access
-	// Use runs write while the workspace cannot be deleted, or refuses one that does not exist; without it, workspaces
-	// need not exist.
+	// Use runs write while the workspace cannot be deleted, or refuses one that does not exist.
 	Use func(workspace string, write func() error) error
 }
 
@@ -92,8 +85,8 @@ type Service struct {
 
 // New returns a Service.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || o.Resolver == nil || o.Logger == nil || o.InUse == nil {
-		return nil, errors.New("set up providers: store, resolver, logger and the users of providers are required")
+	if o.Store == nil || o.Resolver == nil || o.Logger == nil || o.InUse == nil || o.Use == nil {
+		return nil, errors.New("set up providers: store, resolver, logger, the users of providers and workspaces are required")
 	}
 	sealer, err := newSealer(o.Key)
 	if err != nil {
@@ -103,10 +96,7 @@ func New(o Options) (*Service, error) {
 		o.Now = time.Now
 	}
 	if o.Access == nil {
-		o.Access = unguarded{}
-	}
-	if o.Use == nil {
-		o.Use = func(_ string, write func() error) error { return write() }
+		o.Access = &authz.Current{}
 	}
 	return &Service{
 		store: o.Store, resolver: o.Resolver, sealer: sealer, log: o.Logger, inUse: o.InUse, now: o.Now,

@@ -32,16 +32,6 @@ type Workspaces interface {
 	Use(name string, write func() error) error
 }
 
-// unguarded leaves all decisions to the door.
-type unguarded struct{}
-
-func (unguarded) Workspace(*principal.Principal, string, authz.Role) error { return nil }
-func (unguarded) PlatformAdmin(*principal.Principal) error                 { return nil }
-func (unguarded) Sees(*principal.Principal, string, string) bool           { return true }
-func (unguarded) Limit(*principal.Principal, string) (string, bool)        { return "", false }
-func (unguarded) Check(string) error                                       { return nil }
-func (unguarded) Use(_ string, write func() error) error                   { return write() }
-
 // Lookup returns a sandbox by its id to a caller who may know of it. To all others it does not exist, whatever the
 // reason.
 func (s *Service) Lookup(ctx context.Context, id string) (*Sandbox, error) {

@@ -16,9 +16,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/driver/compute"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/limits"
+	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/sandboxlog"
 	"sallyport.dev/sallyport/internal/store"
@@ -143,6 +145,19 @@ func (p providers) Attach(ctx context.Context, workspace string, names []string,
 	return write()
 }
 
+// everybody may do everything, and everywhere is a workspace: who may what is tested where there are roles.
+type everybody struct{}
+
+func (everybody) Workspace(*principal.Principal, string, authz.Role) error { return nil }
+func (everybody) PlatformAdmin(*principal.Principal) error                 { return nil }
+func (everybody) Sees(*principal.Principal, string, string) bool           { return true }
+func (everybody) Limit(*principal.Principal, string) (string, bool)        { return "", false }
+
+type everywhere struct{}
+
+func (everywhere) Check(string) error                     { return nil }
+func (everywhere) Use(_ string, write func() error) error { return write() }
+
 type fixture struct {
 	*sandbox.Service
 	driver   *driver
@@ -156,7 +171,7 @@ func reopen(t *testing.T, st *store.Store, d *driver) *fixture {
 	f := &fixture{driver: d, sessions: &sessions{connected: map[string]bool{}}, store: st}
 	f.Service = sandbox.NewService(sandbox.Config{
 		Store: st, Driver: d, Sessions: f.sessions, Tokens: tokens{}, Providers: providers{},
-		Logs: sandboxlog.NewHub(1 << 20), Logger: slog.New(slog.DiscardHandler),
+		Logs: sandboxlog.NewHub(1 << 20), Logger: slog.New(slog.DiscardHandler), Access: everybody{}, Workspaces: everywhere{},
 	})
 	t.Cleanup(f.Service.Wait)
 	return f

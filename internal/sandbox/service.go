@@ -44,8 +44,7 @@ type Providers interface {
 	Attach(ctx context.Context, workspace string, names []string, write func() error) error
 }
 
-// Config is what a Service is made of. All fields are required but Access and Workspaces; without these, whoever passes
-// the door may use every sandbox in every workspace, which need not exist.
+// Config is what a Service is made of. All fields are required; without Access no user may do anything.
 type Config struct {
 	Store     *store.Store
 	Driver    Driver
@@ -73,10 +72,7 @@ type Service struct {
 // NewService returns a Service; Run must be running for watchers and driver reports to be served.
 func NewService(c Config) *Service {
 	if c.Access == nil {
-		c.Access = unguarded{}
-	}
-	if c.Workspaces == nil {
-		c.Workspaces = unguarded{}
+		c.Access = &authz.Current{}
 	}
 	return &Service{Config: c, bootRevision: c.Store.Revision(), notify: notifier{subs: map[string]map[*Subscription]struct{}{}}}
 }
