@@ -11,7 +11,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 // OpenKey returns the key that signs the log's checkpoints, making it at the first start: the file is PKCS #8 in PEM,
@@ -73,7 +74,7 @@ func createKey(path string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the audit key: %w", err)
 	}
-	if err := replace(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+	if err := privatefile.Replace(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return nil, fmt.Errorf("write the audit key: %w", err)
 	}
 	return key, writePublic(path, key)
@@ -92,33 +93,8 @@ func writePublic(path string, key ed25519.PrivateKey) error {
 	if have, err := os.ReadFile(path + ".pub"); err == nil && string(have) == string(want) {
 		return nil
 	}
-	if err := replace(path+".pub", want, 0o644); err != nil {
+	if err := privatefile.Replace(path+".pub", want, func(f *os.File) error { return f.Chmod(0o644) }); err != nil {
 		return fmt.Errorf("write the public audit key: %w", err)
 	}
 	return nil
-}
-
-// replace writes a file whole or not at all, and durably.
-func replace(path string, data []byte, mode fs.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".audit-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

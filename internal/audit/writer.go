@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 // Pauses between attempts to write to a disk that fails.
@@ -137,7 +139,7 @@ func (w *writer) create() error {
 	head := appendCheckpoint(nil, w.checkpoint(), w.l.o.Key)
 	_, err = f.Write(head)
 	if err = errors.Join(err, f.Sync()); err == nil {
-		err = syncDir(w.l.o.Dir)
+		err = privatefile.SyncDir(w.l.o.Dir)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())

@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/gofrs/flock"
+
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 // maxSocketPath is the longest path a Unix socket can be bound to, without its final NUL.
@@ -182,16 +184,8 @@ func freePorts(ctx context.Context, want ...*int) error {
 
 // replaceFile writes a private file whole or not at all.
 func replaceFile(path string, content []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
+	if err := privatefile.Replace(path, content); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = tmp.Write(content)
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(tmp.Name())))
 	}
 	return nil
 }

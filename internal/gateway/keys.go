@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 const keySize = 32
@@ -32,27 +34,8 @@ func loadKey(dir string) ([]byte, error) {
 	}
 	key = make([]byte, keySize)
 	rand.Read(key)
-	return key, writeOnce(dir, path, key)
-}
-
-// writeOnce makes the file whole or not at all, and durable.
-func writeOnce(dir, path string, data []byte) error {
-	tmp, err := os.CreateTemp(dir, ".credential-*")
-	if err != nil {
-		return fmt.Errorf("write the credential key: %w", err)
+	if err := privatefile.Create(path, key); err != nil {
+		return nil, fmt.Errorf("write the credential key: %w", err)
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Link(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write the credential key: %w", err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync the state directory: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return key, nil
 }

@@ -9,13 +9,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 const (
@@ -202,15 +202,7 @@ func (o *OTLP) send(ctx context.Context, records []audit.Record) error {
 // remember moves the cursor.
 func (o *OTLP) remember(sequence uint64) error {
 	o.after = sequence
-	tmp, err := os.CreateTemp(filepath.Dir(o.c.Cursor), ".cursor-*")
-	if err != nil {
-		return fmt.Errorf("remember what was exported: %w", err)
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.WriteString(strconv.FormatUint(sequence, 10) + "\n")
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), o.c.Cursor)
-	}
+	err := privatefile.Replace(o.c.Cursor, []byte(strconv.FormatUint(sequence, 10)+"\n"))
 	if err != nil {
 		return fmt.Errorf("remember what was exported: %w", err)
 	}

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 const (
@@ -228,7 +230,7 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 
 // createKey writes a new key. It appears under its name whole or not at all, and never replaces another: the error is
 // fs.ErrExist then.
-func createKey(dir, name string) (err error) {
+func createKey(dir, name string) error {
 	k, err := newMemoryKey()
 	if err != nil {
 		return err
@@ -237,33 +239,12 @@ func createKey(dir, name string) (err error) {
 	if err != nil {
 		return fmt.Errorf("encode key: %w", err)
 	}
-	// os.CreateTemp opens with mode 0600.
-	file, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
+	block := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	own := func(f *os.File) error { return giveToOwner(dir, f) }
+	if err := privatefile.Create(filepath.Join(dir, name), block, own); err != nil {
 		return fmt.Errorf("write key: %w", err)
 	}
-	defer func() {
-		if removed := os.Remove(file.Name()); removed != nil && err == nil {
-			err = fmt.Errorf("write key: %w", removed)
-		}
-	}()
-	if err := giveToOwner(dir, file); err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	_, err = file.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	if err == nil {
-		err = file.Sync()
-	}
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	if err := os.Link(file.Name(), filepath.Join(dir, name)); err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	return syncDir(dir)
+	return nil
 }
 
 // nameAfter returns a file name that sorts after the name of the last key: its number plus one.
@@ -280,16 +261,4 @@ func nameAfter(last string) string {
 	}
 	// No number, or one that would need another digit and then sort first.
 	return stem + firstKey
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	return nil
 }

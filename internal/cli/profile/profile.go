@@ -8,7 +8,6 @@
 package profile
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"unicode"
 
 	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 // Names of files and directories under a root.
@@ -121,21 +121,10 @@ func (r Root) writeFile(path string, data []byte) error {
 	if err := r.mkdir(dir); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*.tmp") // CreateTemp's mode is 0600.
-	if err != nil {
+	if err := privatefile.Replace(path, data); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(tmp.Name())))
-	}
-	return syncDir(dir)
+	return nil
 }
 
 // mkdir makes dir and its parents with mode 0700 and takes away what others may do with those under the root.
@@ -155,19 +144,6 @@ func (r Root) mkdir(dir string) error {
 		if err := os.Chmod(d, 0o700); err != nil {
 			return fmt.Errorf("protect the configuration directory: %w", err)
 		}
-	}
-	return nil
-}
-
-// syncDir makes a rename durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
 	}
 	return nil
 }

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"sallyport.dev/sallyport/internal/privatefile"
 )
 
 func readToken(path string) (string, error) {
@@ -30,7 +31,7 @@ func readToken(path string) (string, error) {
 var errNotOurs = errors.New("not a regular file")
 
 // writeToken replaces the token in a file that is there. It is whole at any time, and readable for us alone.
-func writeToken(path, token string) (err error) {
+func writeToken(path, token string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return err
@@ -38,25 +39,5 @@ func writeToken(path, token string) (err error) {
 	if !info.Mode().IsRegular() {
 		return errNotOurs
 	}
-	// os.CreateTemp opens with mode 0600.
-	f, err := os.CreateTemp(filepath.Dir(path), ".token-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.WriteString(token + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return privatefile.Replace(path, []byte(token+"\n"))
 }
