@@ -8,6 +8,9 @@ import (
 	"sallyport.dev/sallyport/internal/principal"
 )
 
+// DefaultWorkspace is meant by an empty workspace.
+const DefaultWorkspace = "default"
+
 // Stable reasons of refusals that depend on a workspace.
 const (
 	ReasonNotMember      = "WORKSPACE_MEMBERSHIP_REQUIRED"
