@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -92,6 +93,12 @@ func serve(t *testing.T, text string) (address string, idps map[string]*oidctest
 		idps[cfg.Issuers[i].Name] = idp
 		cfg.Issuers[i].Issuer, cfg.Issuers[i].CAPath = idp.URL, ""
 	}
+	return run(t, cfg), idps
+}
+
+// run runs a gateway until the test ends.
+func run(t *testing.T, cfg *config.Config) (address string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // reason: it binds at once
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +118,7 @@ func serve(t *testing.T, text string) (address string, idps map[string]*oidctest
 		cancel()
 		running.Wait()
 	})
-	return l.Addr().String(), idps
+	return l.Addr().String()
 }
 
 // shortDir is a folder whose path leaves room for a socket's name.
@@ -310,5 +317,68 @@ func TestPartsAsDocumented(t *testing.T) {
 	}
 	if a := part("Modes, roles and scopes").Authorization; a.Mode != config.ModeWorkspaces || !a.PrivateSandboxes {
 		t.Errorf("mode: %+v", a)
+	}
+}
+
+// Whoever shows nothing to the gateway of the development block is an administrator, and who shows a bad token nobody.
+func TestDevelopmentAsDocumented(t *testing.T) {
+	t.Parallel()
+	address, _ := serve(t, named(t, page(t, "auth.md"), "Development").of("toml")[0])
+	client := dial(t, address)
+	me, err := client.GetCurrentUser(t.Context(), &openshellpb.GetCurrentUserRequest{}, grpc.WaitForReady(true))
+	if err != nil || !slices.Contains(me.Roles, "openshell-admin") {
+		t.Errorf("nothing shown: %v, %v", me, err)
+	}
+	if me, err := client.GetCurrentUser(bearer(t.Context(), "a.b.c"), &openshellpb.GetCurrentUserRequest{}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("bad token: %v, %v", me, err)
+	}
+}
+
+// What a browser may reach is what the section on edge proxies says, and nothing of it is there without its block.
+func TestEdgeAsDocumented(t *testing.T) {
+	t.Parallel()
+	sections := page(t, "auth.md")
+	open, _ := serve(t, named(t, sections, "Behind an edge proxy").of("toml")[0])
+	shut, _ := serve(t, named(t, sections, "Development").of("toml")[0])
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	const connect, tunnel = "/auth/connect?callback_port=4000&code=ABC-2345", "/_ws_tunnel"
+	for _, tc := range []struct {
+		address, path, host, origin string
+		want                        int
+	}{
+		{open, connect, "gw.example.org", "", http.StatusOK},
+		{open, connect, open, "", http.StatusOK},
+		{open, connect, "evil.example", "", http.StatusForbidden},
+		{open, tunnel, "gw.example.org", "https://gw.example.org", http.StatusSwitchingProtocols},
+		{open, tunnel, "gw.example.org", "https://console.example.org", http.StatusSwitchingProtocols},
+		{open, tunnel, "gw.example.org", "", http.StatusSwitchingProtocols},
+		{open, tunnel, "gw.example.org", "https://evil.example", http.StatusForbidden},
+		{open, tunnel, "evil.example", "https://evil.example", http.StatusForbidden},
+		{shut, connect, shut, "", http.StatusNotFound},
+		{shut, tunnel, shut, "", http.StatusNotFound},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+tc.address+tc.path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = tc.host
+		if tc.path == tunnel {
+			for name, value := range map[string]string{
+				"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+			} {
+				req.Header.Set(name, value)
+			}
+		}
+		if tc.origin != "" {
+			req.Header.Set("Origin", tc.origin)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tc.want {
+			t.Errorf("%s as %s from page %q: %d, want %d", tc.path, tc.host, tc.origin, resp.StatusCode, tc.want)
+		}
 	}
 }
