@@ -86,6 +86,9 @@ type Config struct {
 	Audit    audit.Recorder
 	// Describe names what a request is about in audit records, such as "sandbox/default/name"; nil names nothing.
 	Describe func(method string, request any) string
+	// Peer tells who is at the other end of a call's connection; nil is gRPC's own word, which knows nothing of who
+	// stands behind a bridge.
+	Peer func(ctx context.Context) (*peer.Peer, bool)
 }
 
 // Door makes the interceptors. It is immutable and safe for concurrent use.
@@ -100,6 +103,7 @@ type Door struct {
 	sessions      Sessions
 	audit         audit.Recorder
 	describe      func(method string, request any) string
+	peer          func(ctx context.Context) (*peer.Peer, bool)
 }
 
 // New returns a door. It refuses to be one that lets everybody in.
@@ -118,6 +122,10 @@ func New(c Config) (*Door, error) {
 		sessions:      c.Sessions,
 		audit:         c.Audit,
 		describe:      c.Describe,
+		peer:          c.Peer,
+	}
+	if d.peer == nil {
+		d.peer = peer.FromContext
 	}
 	if d.limiter == nil {
 		d.limiter = unlimited{}
@@ -267,7 +275,7 @@ func (d *Door) admitAside(ctx context.Context, c *call) (admitted context.Contex
 // admit returns the context for the handler, or why the caller is not let in.
 func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 	c.principal = anonymous
-	c.ask(ctx)
+	d.ask(ctx, c)
 	if err := d.identify(ctx, c); err != nil {
 		return nil, err
 	}
@@ -277,8 +285,8 @@ func (d *Door) admit(ctx context.Context, c *call) (context.Context, error) {
 }
 
 // ask fills in what authentication has to know of the call.
-func (c *call) ask(ctx context.Context) {
-	from, ok := peer.FromContext(ctx)
+func (d *Door) ask(ctx context.Context, c *call) {
+	from, ok := d.peer(ctx)
 	if ok {
 		c.remote = from.Addr
 	}

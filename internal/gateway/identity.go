@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"sallyport.dev/sallyport/internal/api/v00"
@@ -15,6 +16,7 @@ import (
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/execchannel"
 	"sallyport.dev/sallyport/internal/gateway/config"
+	"sallyport.dev/sallyport/internal/listener"
 	"sallyport.dev/sallyport/internal/provider"
 	"sallyport.dev/sallyport/internal/ratelimit"
 	"sallyport.dev/sallyport/internal/revocation"
@@ -196,13 +198,13 @@ func (g *Gateway) door() (*door.Door, error) {
 	}
 	if cfg.MTLS.Enabled {
 		chain.Certificates = &authn.Certificates{
-			Roles:        []string{cfg.Authorization.AdminRole, cfg.Authorization.UserRole},
+			Roles:        rolesOf(cfg.Authorization),
 			DefaultRoles: cfg.MTLS.DefaultRoles, SharedNames: sharedNames,
 		}
 	}
 	if cfg.Auth.AllowUnauthenticated {
 		chain.Development = &authn.Development{
-			Roles:  []string{cfg.Authorization.AdminRole, cfg.Authorization.UserRole},
+			Roles:  rolesOf(cfg.Authorization),
 			Scopes: []string{authz.ScopeAll},
 		}
 	}
@@ -213,8 +215,13 @@ func (g *Gateway) door() (*door.Door, error) {
 	return door.New(door.Config{
 		Authenticator: authenticator, Authorizer: id.rules, Observer: g.metrics, Logger: g.log,
 		Pass: []string{execchannel.MetadataKey}, Limiter: id.limiter, Sessions: id.revoked, Audit: g.recorder,
-		Describe: v00.Describe,
+		Describe: v00.Describe, Peer: listener.Peer,
 	})
+}
+
+// rolesOf are the role names that count; none do where everybody who signs in may do everything.
+func rolesOf(a config.Authorization) []string {
+	return slices.DeleteFunc([]string{a.AdminRole, a.UserRole}, func(name string) bool { return name == "" })
 }
 
 // sharedNames stand for nobody: the reference's tools make one client certificate for all, and mount it into sandboxes.
