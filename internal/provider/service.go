@@ -22,6 +22,7 @@ import (
 	"sallyport.dev/sallyport/internal/limits"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/storefault"
 )
 
 // Pages of List.
@@ -404,15 +405,8 @@ func notFound(err error, name string) error {
 }
 
 func storeFault(err error) error {
-	if f, ok := errors.AsType[*fault.Error](err); ok {
-		return f
-	}
-	if errors.Is(err, store.ErrConflict) {
-		return fault.Wrap(err, fault.Aborted, "PROVIDER_MODIFIED", "provider was modified concurrently").
-			WithNext("read the provider again and retry")
-	}
-	return fault.Wrap(err, fault.Unavailable, "STORE_UNAVAILABLE", "the store cannot take writes").
-		WithNext("retry; if it persists, see the gateway's log and disk")
+	return storefault.Of(err, fault.New(fault.Aborted, "PROVIDER_MODIFIED", "provider was modified concurrently").
+		WithNext("read the provider again and retry"))
 }
 
 // randomName makes up a name of six lower-case letters.

@@ -15,6 +15,7 @@ import (
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/storefault"
 )
 
 // Sizes of a page of List.
@@ -191,10 +192,6 @@ func (r *Registry) prune(ctx context.Context) error {
 
 // storeFault words what the store returned.
 func storeFault(err error) error {
-	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotFound) {
-		return fault.Wrap(err, fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
-			WithNext("look at the list of revocations and retry")
-	}
-	return fault.Wrap(err, fault.Unavailable, "STORE_UNAVAILABLE", "the store cannot take writes").
-		WithNext("retry; if it persists, see the gateway's log and disk")
+	return storefault.Of(err, fault.New(fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
+		WithNext("look at the list of revocations and retry"), store.ErrExists, store.ErrNotFound)
 }

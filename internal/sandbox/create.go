@@ -13,6 +13,7 @@ import (
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/storefault"
 )
 
 // driverTimeout bounds a driver call that no longer hangs on a caller's context.
@@ -202,15 +203,8 @@ func driverSpec(o *store.Object, spec *Spec) compute.Spec {
 }
 
 func storeFault(err error) error {
-	if _, ok := errors.AsType[*fault.Error](err); ok {
-		return err
-	}
-	if errors.Is(err, store.ErrConflict) {
-		return fault.Wrap(err, fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
-			WithNext("read the object again and retry")
-	}
-	return fault.Wrap(err, fault.Unavailable, "STORE_UNAVAILABLE", "the store cannot take writes").
-		WithNext("retry; if it persists, see the gateway's log and disk")
+	return storefault.Of(err, fault.New(fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
+		WithNext("read the object again and retry"))
 }
 
 // defaultImage remembers the driver's default image once the driver could be asked.

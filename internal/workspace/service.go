@@ -17,6 +17,7 @@ import (
 	"sallyport.dev/sallyport/internal/limits"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/storefault"
 )
 
 // Access decides what a caller may do. *authz.Current implements it.
@@ -238,15 +239,8 @@ func view(o *store.Object) *Workspace {
 }
 
 func storeFault(err error) error {
-	if f, ok := errors.AsType[*fault.Error](err); ok {
-		return f
-	}
-	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
-		return fault.Wrap(err, fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
-			WithNext("read the workspace again and retry")
-	}
-	return fault.Wrap(err, fault.Unavailable, reasonStore, "the store cannot take writes").
-		WithNext("retry; if it persists, see the gateway's log and disk")
+	return storefault.Of(err, fault.New(fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
+		WithNext("read the workspace again and retry"), store.ErrNotFound)
 }
 
 // resolve finds out whom a member's name means: "issuer|subject", or a subject alone where that names one user only.

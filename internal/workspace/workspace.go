@@ -51,7 +51,6 @@ const (
 	ReasonGrant     = "WORKSPACE_ADMIN_GRANT"
 	ReasonIssuer    = "PRINCIPAL_ISSUER"
 	reasonUnencoded = "WORKSPACE_ENCODING"
-	reasonStore     = "STORE_UNAVAILABLE"
 )
 
 // Workspace is one workspace.
