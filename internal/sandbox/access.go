@@ -42,11 +42,15 @@ func (s *Service) Lookup(ctx context.Context, id string) (*Sandbox, error) {
 	if err != nil {
 		return nil, notFound(err)
 	}
-	p := principal.From(ctx)
-	if s.Access.Workspace(p, o.Workspace, authz.User) != nil || !s.Access.Sees(p, o.Workspace, o.Owner) {
+	if !s.permits(principal.From(ctx), o.Workspace, o.Owner) {
 		return nil, NotFound()
 	}
 	return s.compose(o)
+}
+
+// permits tells whether a caller may know of a sandbox of this owner in the workspace, and act on it.
+func (s *Service) permits(p *principal.Principal, workspace, owner string) bool {
+	return s.Access.Workspace(p, workspace, authz.User) == nil && s.Access.Sees(p, workspace, owner)
 }
 
 // find returns the row of a name to a caller who may know of it. That the caller may act in the workspace is checked

@@ -62,6 +62,7 @@ type Config struct {
 type Service struct {
 	Config
 	notify notifier
+	holds  holds
 	image  defaultImage
 	// background counts driver calls that outlive the request that began them.
 	background sync.WaitGroup

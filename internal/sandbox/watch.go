@@ -25,9 +25,6 @@ func (s *Subscription) Close() {
 // Subscribe follows one sandbox.
 func (s *Service) Subscribe(id string) *Subscription { return s.notify.subscribe(id) }
 
-// Recheck wakes every subscriber, so that those whose callers may no longer know of their sandbox notice.
-func (s *Service) Recheck() { s.notify.pokeAll() }
-
 // notifier fans committed writes and session changes out to subscribers.
 type notifier struct {
 	mu   sync.RWMutex

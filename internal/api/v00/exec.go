@@ -13,6 +13,7 @@ import (
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/relay/exec"
 	"sallyport.dev/sallyport/internal/sandbox"
+	"sallyport.dev/sallyport/internal/streamstop"
 )
 
 // Default size of a terminal.
@@ -33,9 +34,11 @@ type (
 
 func (h execHandler) ExecSandbox(req *openshellpb.ExecSandboxRequest, stream execStream) error {
 	r := execFromWire(req)
-	if err := h.check(stream.Context(), &r); err != nil {
+	release, err := h.admit(stream.Context(), &r)
+	if err != nil {
 		return err
 	}
+	defer release()
 	return h.run(stream.Context(), r, stream)
 }
 
@@ -54,9 +57,11 @@ func (h execHandler) ExecSandboxInteractive(stream interactiveStream) error {
 		return fault.New(fault.InvalidArgument, "EXEC_START_EXPECTED", "first message must be a start payload")
 	}
 	r := execFromWire(start)
-	if err := h.check(stream.Context(), &r); err != nil {
+	release, err := h.admit(stream.Context(), &r)
+	if err != nil {
 		return err
 	}
+	defer release()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	input := make(chan exec.Input)
@@ -97,25 +102,27 @@ func readInput(ctx context.Context, stream interactiveStream, r exec.Request, ou
 	}
 }
 
-// check refuses what is malformed, then what the sandbox's state does not allow. A sandbox whose backend runs but
-// whose supervisor is away for a moment is worth waiting for.
-func (h execHandler) check(ctx context.Context, r *exec.Request) error {
+// admit refuses what is malformed, then what the caller may not know of, then what the sandbox's state does not allow. A
+// sandbox whose backend runs but whose supervisor is away for a moment is worth waiting for. Until release is called,
+// the stream ends when the caller's right to the sandbox does.
+func (h execHandler) admit(ctx context.Context, r *exec.Request) (release func(), err error) {
 	if r.SandboxID == "" {
-		return fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "sandbox_id is required")
+		return nil, fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "sandbox_id is required")
 	}
 	if err := exec.Validate(r); err != nil {
-		return err
+		return nil, err
 	}
-	sb, err := h.sandboxes.Lookup(ctx, r.SandboxID)
+	sb, release, err := h.sandboxes.Hold(ctx, r.SandboxID, streamstop.Of(ctx))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	waiting := sb.Phase == sandbox.PhaseProvisioning && sb.DriverPhase == sandbox.PhaseReady
 	if sb.Phase != sandbox.PhaseReady && !waiting {
-		return fault.New(fault.FailedPrecondition, "SANDBOX_NOT_READY", "sandbox is not ready").
+		release()
+		return nil, fault.New(fault.FailedPrecondition, "SANDBOX_NOT_READY", "sandbox is not ready").
 			WithNext("watch the sandbox until its phase is READY")
 	}
-	return nil
+	return release, nil
 }
 
 type eventSender interface {

@@ -12,6 +12,7 @@ import (
 
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/sandbox"
 )
@@ -169,6 +170,65 @@ func TestWatchEndsWithMembership(t *testing.T) {
 	}
 	if status.Code(err) != codes.NotFound {
 		t.Errorf("the watch ended with %v", err)
+	}
+}
+
+// TestCommandEndsWithMembership removes a member whose command is on its way to the sandbox.
+func TestCommandEndsWithMembership(t *testing.T) {
+	t.Parallel()
+	policy := namedRoles
+	policy.Scheme = authz.Workspaces
+	r := newRig(t, policy)
+	shell := openshellpb.NewOpenShellClient(r.conn)
+	id := r.box(t, "", "a", "root")
+	for _, member := range []string{"alice", "bob"} {
+		if _, err := r.workspaces.AddMember(root(), "", member, authz.User); err != nil {
+			t.Fatal(err)
+		}
+	}
+	supervisor, err := shell.ConnectSupervisor(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer sandbox;"+id+";"+principal.SourceToken))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := supervisor.Send(&openshellpb.SupervisorMessage{Payload: &openshellpb.SupervisorMessage_Hello{
+		Hello: &openshellpb.SupervisorHello{SandboxId: id, InstanceId: "i"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	receive := func() *openshellpb.GatewayMessage {
+		m, err := supervisor.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	receive()
+	ended := map[string]error{}
+	for _, member := range []string{"alice", "bob"} {
+		ctx := principal.With(t.Context(), user(member, "openshell-user"))
+		_, release, err := r.sandboxes.Hold(ctx, id, func(cause error) { ended[member] = cause })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+	}
+	command, err := shell.ExecSandbox(token(t, "alice", "openshell-user"), &openshellpb.ExecSandboxRequest{SandboxId: id, Command: []string{"sleep", "1000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for receive().GetRelayOpen() == nil {
+	}
+	if removed, err := r.workspaces.RemoveMember(root(), "", "alice"); !removed || err != nil {
+		t.Fatal(removed, err)
+	}
+	if _, err := command.Recv(); status.Code(err) != codes.NotFound {
+		t.Errorf("the command ended with %v", err)
+	}
+	if !fault.Is(ended["alice"], fault.NotFound) || ended["bob"] != nil {
+		t.Errorf("ended: %v", ended)
+	}
+	if _, _, err := r.sandboxes.Hold(principal.With(t.Context(), user("alice", "openshell-user")), id, nil); !fault.Is(err, fault.NotFound) {
+		t.Errorf("held again: %v", err)
 	}
 }
 
