@@ -31,7 +31,7 @@ const (
 	// out in any case, for a run beside others.
 	requireEnv = "SALLYPORT_REQUIRE_KEYCLOAK"
 	// patience bounds every wait; the machine may be busy with other things.
-	patience  = 90 * time.Second
+	patience  = 4 * time.Minute
 	pollEvery = 20 * time.Millisecond
 )
 
@@ -88,6 +88,7 @@ func require(t *testing.T) {
 // shared is the server of all tests that neither stop it nor change its realm.
 var shared struct {
 	once   sync.Once
+	making sync.Mutex // held while a realm is made
 	server *server
 	err    error
 }

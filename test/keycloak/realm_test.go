@@ -172,6 +172,9 @@ const machineClient = "machine"
 // create makes a realm with one client, machineClient, and one key, for RS256.
 func (r realm) create(t *testing.T, name string) {
 	t.Helper()
+	// Keycloak makes one realm at a time; those who wait here do not wait in its queue, where their time runs.
+	shared.making.Lock()
+	defer shared.making.Unlock()
 	r.admin(t, http.MethodPost, "", map[string]any{
 		"realm": name, "enabled": true, "sslRequired": "none",
 		"roles": map[string]any{"realm": []any{map[string]any{"name": "openshell-user"}}},
