@@ -90,10 +90,12 @@ type Conn struct {
 	stop    context.CancelFunc
 	stopped chan struct{}
 
-	mu        sync.Mutex
-	queued    int
-	ready     bool
-	downSince time.Time
+	mu     sync.Mutex
+	queued int
+	ready  bool
+	// connections counts how often the driver was connected.
+	connections int
+	downSince   time.Time
 	// dialErr is why the last attempt failed; grpc reports it only to calls.
 	dialErr error
 	// changed is closed and replaced on every change of ready.
@@ -206,6 +208,27 @@ func (c *Conn) WaitReady(ctx context.Context) error {
 	}
 }
 
+// Connected waits until the driver has been connected more often than seen times, and returns how often it was by then;
+// start with 0. It fails when ctx ends or the connection is closed. What is asked of a driver once for each of its
+// lives is asked after it.
+func (c *Conn) Connected(ctx context.Context, seen int) (int, error) {
+	for {
+		c.mu.Lock()
+		connections, changed := c.connections, c.changed
+		c.mu.Unlock()
+		if connections > seen {
+			return connections, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return seen, context.Cause(ctx)
+		case <-c.stopped:
+			return seen, c.unavailable(errors.New("connection closed"))
+		}
+	}
+}
+
 // follow keeps the connection connecting and records each change of its state.
 func (c *Conn) follow(ctx context.Context) {
 	defer close(c.stopped)
@@ -234,6 +257,7 @@ func (c *Conn) setReady(ready bool) {
 	}
 	c.ready = ready
 	if ready {
+		c.connections++
 		c.dialErr = nil
 	} else {
 		c.downSince = time.Now()
