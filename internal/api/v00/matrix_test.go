@@ -486,6 +486,14 @@ func (w *matrixWorld) request(t *testing.T, m protoreflect.MethodDescriptor, r r
 		return &openshellpb.ExecSandboxInput{Payload: &openshellpb.ExecSandboxInput_Start{
 			Start: &openshellpb.ExecSandboxRequest{SandboxId: id, Command: []string{"true"}, TimeoutSeconds: 1},
 		}}
+	case "CreateSshSession":
+		return &openshellpb.CreateSshSessionRequest{SandboxId: id}
+	case "RevokeSshSession":
+		return &openshellpb.RevokeSshSessionRequest{Token: "unknown"}
+	case "ForwardTcp":
+		return &openshellpb.TcpForwardFrame{Payload: &openshellpb.TcpForwardFrame_Init{
+			Init: &openshellpb.TcpForwardInit{SandboxId: id, Target: &openshellpb.TcpForwardInit_Ssh{}},
+		}}
 	case "GetSandboxConfig":
 		return &sandboxpb.GetSandboxConfigRequest{SandboxId: id}
 	case "GetSandboxProviderEnvironment":

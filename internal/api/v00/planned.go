@@ -15,7 +15,7 @@ type Plan string
 // The parts of the work that hold what is missing.
 const (
 	PlanLifecycle Plan = "sandbox lifecycle"
-	PlanAccess    Plan = "SSH, port forwarding and services"
+	PlanAccess    Plan = "services of sandboxes"
 	PlanProviders Plan = "provider profiles and credential refresh"
 	PlanPolicy    Plan = "settings and policy"
 	PlanInference Plan = "inference routes"
@@ -27,7 +27,7 @@ func Planned() map[string]Plan {
 	out := map[string]Plan{}
 	for plan, methods := range map[Plan]string{
 		PlanLifecycle: "StopSandbox StartSandbox ListSandboxProviders AttachSandboxProvider DetachSandboxProvider",
-		PlanAccess:    "CreateSshSession RevokeSshSession ForwardTcp ExposeService GetService DeleteService ListServices",
+		PlanAccess:    "ExposeService GetService DeleteService ListServices",
 		PlanProviders: "ListProviderProfiles GetProviderProfile LintProviderProfiles ImportProviderProfiles UpdateProviderProfiles DeleteProviderProfile " +
 			"GetProviderRefreshStatus ConfigureProviderRefresh RotateProviderCredential DeleteProviderRefresh ExchangeProviderSubjectToken",
 		PlanPolicy: "GetGatewayConfig UpdateConfig GetSandboxPolicyStatus ListSandboxPolicies SubmitPolicyAnalysis GetDraftPolicy GetDraftHistory " +

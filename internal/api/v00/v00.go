@@ -64,6 +64,8 @@ type Services struct {
 	Revocations Revocations
 	// Explain tells who may do what, and why.
 	Explain Explainer
+	// SSH opens connections into sandboxes.
+	SSH SSH
 }
 
 // openShell composes the one service of the contract from one handler type a topic. Methods that no handler has
@@ -78,6 +80,8 @@ type openShell struct {
 	logHandler
 	identityHandler
 	workspaceHandler
+	sshHandler
+	forwardHandler
 	rest
 }
 
@@ -102,6 +106,8 @@ func Register(s grpc.ServiceRegistrar, svc Services) {
 		logHandler:        logHandler{svc.Sandboxes, svc.Logs},
 		identityHandler:   identityHandler{svc},
 		workspaceHandler:  workspaceHandler{svc.Workspaces},
+		sshHandler:        sshHandler{svc.Sandboxes, svc.SSH},
+		forwardHandler:    forwardHandler{svc.Sandboxes, svc.Relays, svc.SSH},
 	})
 	inferencepb.RegisterInferenceServer(s, &inference{})
 	sallyportpb.RegisterGatewayServer(s, &extensions{
