@@ -77,14 +77,37 @@ func (s *Service) release(ctx context.Context, id, name string, now bool) error 
 	return s.remove(ctx, id)
 }
 
-// remove forgets a sandbox's row, session and logs.
+// remove forgets a sandbox's row, the revisions of its policy, session and logs.
 func (s *Service) remove(ctx context.Context, id string) error {
-	_, err := s.Store.Write(ctx, store.Delete(Kind, id, 0))
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return storeFault(err)
+	for attempt := 1; ; attempt++ {
+		err := s.removeRows(ctx, id)
+		if err == nil || errors.Is(err, store.ErrNotFound) && s.Exists(id) != nil {
+			break
+		}
+		raced := errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
+		if !raced || attempt == changeAttempts {
+			return storeFault(err)
+		}
 	}
 	s.Sessions.Disconnect(id, "sandbox deleted")
 	s.Logs.Drop(id)
 	s.notify.poke(id)
 	return nil
+}
+
+// removeRows deletes the sandbox and its revisions as they are now. One that is added meanwhile changes the sandbox, and
+// so makes this fail with store.ErrConflict.
+func (s *Service) removeRows(ctx context.Context, id string) error {
+	o, err := s.Store.Get(Kind, id)
+	if err != nil {
+		return err
+	}
+	ops := []store.Op{store.Delete(Kind, id, 0)}
+	if r, err := decode(o); err != nil {
+		s.Logger.Error("read a stored sandbox", "sandbox_id", id, "error", err)
+	} else if r.PolicyNewest > 0 {
+		ops = append([]store.Op{store.Delete(Kind, id, o.Version)}, s.history(id).Drop(r.PolicyNewest)...)
+	}
+	_, err = s.Store.Write(ctx, ops...)
+	return err
 }

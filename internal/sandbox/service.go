@@ -14,6 +14,7 @@ import (
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/settings"
 	"sallyport.dev/sallyport/internal/store"
 )
 
@@ -56,6 +57,8 @@ type Config struct {
 
 	Access     Access
 	Workspaces Workspaces
+	// Settings are what holds for all sandboxes; nil are those in Store.
+	Settings *settings.Service
 }
 
 // Service is the sandboxes' rules. It is safe for concurrent use.
@@ -74,6 +77,9 @@ type Service struct {
 func NewService(c Config) *Service {
 	if c.Access == nil {
 		c.Access = &authz.Current{}
+	}
+	if c.Settings == nil {
+		c.Settings = settings.New(c.Store, c.Access)
 	}
 	return &Service{Config: c, bootRevision: c.Store.Revision(), notify: notifier{subs: map[string]map[*Subscription]struct{}{}}}
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sallyport.dev/sallyport/internal/settings"
 	"sallyport.dev/sallyport/internal/store"
 )
 
@@ -66,12 +67,14 @@ type Template struct {
 	UserNamespaces       *bool          `json:"userNamespaces,omitempty"`
 }
 
-// Spec is what the creator asked for. It does not change after creation.
+// Spec is what the creator asked for. It does not change after creation, but for the policy of a sandbox that was created
+// without one, which is filled in with the first one it gets.
 type Spec struct {
 	LogLevel    string            `json:"logLevel,omitempty"`
 	Environment map[string]string `json:"environment,omitempty"`
 	Template    Template          `json:"template"`
-	// Policy is an encoded openshell.sandbox.v1.SandboxPolicy, empty for none. It passes through whole.
+	// Policy is an encoded openshell.sandbox.v1.SandboxPolicy, empty for none. It passes through whole. What of it is
+	// applied at the start of a sandbox binds all later policies.
 	Policy    []byte   `json:"policy,omitempty"`
 	Providers []string `json:"providers,omitempty"`
 	// GPUs is the number of GPUs asked for; nil for none, 0 for "any number" of the older generation.
@@ -100,8 +103,14 @@ type Record struct {
 	DriverName string      `json:"driverName,omitempty"`
 	// PolicyVersion is the policy revision that the supervisor reported as loaded, 0 for none.
 	PolicyVersion uint32 `json:"policyVersion,omitempty"`
-	// PolicyError is the supervisor's last load error.
+	// PolicyError is the supervisor's load error of the policy in Spec, as long as PolicyNewest is 0.
 	PolicyError string `json:"policyError,omitempty"`
+	// PolicyNewest is the number of the newest stored revision of the policy. With 0 there is none but, where Spec has a
+	// policy, that one.
+	PolicyNewest uint32 `json:"policyNewest,omitempty"`
+	// Settings are the sandbox's own values, which those of all sandboxes hide. SettingsRevision counts their changes.
+	Settings         settings.Values `json:"settings,omitempty"`
+	SettingsRevision uint64          `json:"settingsRevision,omitempty"`
 	// ExitCode is how the main process of the supervisor ExitInstance ended.
 	ExitCode     *int32 `json:"exitCode,omitempty"`
 	ExitInstance string `json:"exitInstance,omitempty"`

@@ -6,13 +6,9 @@ import (
 	"encoding/binary"
 	"log/slog"
 
-	"google.golang.org/protobuf/proto"
-
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/gen/v00/sandboxpb"
 	"sallyport.dev/sallyport/internal/audit"
-	"sallyport.dev/sallyport/internal/fault"
-	"sallyport.dev/sallyport/internal/policy"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/provider"
 	"sallyport.dev/sallyport/internal/sandbox"
@@ -31,8 +27,7 @@ type configHandler struct {
 	audit     audit.Recorder
 }
 
-// GetSandboxConfig answers the sandbox itself and users. A sandbox that was created with a policy has exactly one
-// revision of it, since policies cannot be changed yet.
+// GetSandboxConfig answers the sandbox itself and users: the policy that holds for it, and what each setting is.
 func (h configHandler) GetSandboxConfig(ctx context.Context, req *sandboxpb.GetSandboxConfigRequest) (*sandboxpb.GetSandboxConfigResponse, error) {
 	sb, err := h.configured(ctx, req.SandboxId)
 	if err != nil {
@@ -40,21 +35,22 @@ func (h configHandler) GetSandboxConfig(ctx context.Context, req *sandboxpb.GetS
 	}
 	resp := &sandboxpb.GetSandboxConfigResponse{
 		Workspace: sb.Object.Workspace, PolicySource: sandboxpb.PolicySource_POLICY_SOURCE_SANDBOX,
-		PolicyValidationFailureMode: failureMode, Settings: map[string]*sandboxpb.EffectiveSetting{},
+		PolicyValidationFailureMode: failureMode,
 	}
-	for _, s := range settings.Registry() {
-		resp.Settings[s.Key] = &sandboxpb.EffectiveSetting{}
+	global, err := h.sandboxes.Settings.Global()
+	if err != nil {
+		return nil, err
 	}
-	if len(sb.Spec.Policy) > 0 {
-		if err := fillPolicy(resp, sb); err != nil {
-			return nil, err
-		}
+	effective := settings.Merge(global.Values, sb.Settings)
+	resp.Settings = effectiveToWire(effective)
+	if err := h.fillPolicy(resp, sb); err != nil {
+		return nil, err
 	}
 	if resp.ProviderEnvRevision, err = h.providers.Revision(ctx, sb.Object.Workspace, sb.Spec.Providers); err != nil {
 		// A provider that is gone shows when the environment is asked for; the rest of the configuration stands.
 		h.logger.Debug("provider environment has no revision", "sandbox_id", sb.Object.ID, "error", err)
 	}
-	resp.ConfigRevision = configRevision(resp)
+	resp.ConfigRevision = configRevision(resp, effective)
 	return resp, nil
 }
 
@@ -69,36 +65,25 @@ func (h configHandler) configured(ctx context.Context, id string) (*sandbox.Sand
 	return h.sandboxes.ByID(id)
 }
 
-type policyKey struct{}
-
-type policyMemo struct {
-	message *sandboxpb.SandboxPolicy
-	hash    string
-}
-
-func fillPolicy(resp *sandboxpb.GetSandboxConfigResponse, sb *sandbox.Sandbox) error {
-	v, err := sb.Object.Memo(policyKey{}, func() (any, error) {
-		m := policyMemo{message: &sandboxpb.SandboxPolicy{}}
-		if err := proto.Unmarshal(sb.Spec.Policy, m.message); err != nil {
-			return nil, err
-		}
-		var err error
-		m.hash, err = policy.Hash(m.message)
-		return m, err
-	})
-	if err != nil {
-		return fault.Wrap(err, fault.Internal, "POLICY_UNREADABLE", "stored policy cannot be read")
+// fillPolicy fills in the policy that holds for the sandbox. The one of all sandboxes replaces its own in full.
+func (h configHandler) fillPolicy(resp *sandboxpb.GetSandboxConfigResponse, sb *sandbox.Sandbox) error {
+	r, global, err := h.sandboxes.EffectivePolicy(sb)
+	if err != nil || r == nil {
+		return err
 	}
-	m, ok := v.(policyMemo)
-	if !ok {
-		return fault.New(fault.Internal, "POLICY_UNREADABLE", "stored policy cannot be read")
+	if resp.Policy, err = r.Message(); err != nil {
+		return err
 	}
-	resp.Policy, resp.PolicyHash, resp.Version = m.message, m.hash, sandbox.PolicyRevision
+	resp.PolicyHash, resp.Version = r.Hash, r.Version
+	if global {
+		resp.PolicySource, resp.GlobalPolicyVersion = sandboxpb.PolicySource_POLICY_SOURCE_GLOBAL, r.Version
+		resp.Version = max(sb.NewestPolicy(), 1)
+	}
 	return nil
 }
 
 // configRevision is opaque to clients: equal for equal configuration, different otherwise.
-func configRevision(resp *sandboxpb.GetSandboxConfigResponse) uint64 {
+func configRevision(resp *sandboxpb.GetSandboxConfigResponse, effective []settings.Effective) uint64 {
 	h := sha256.New()
 	var n [4]byte
 	binary.LittleEndian.PutUint32(n[:], uint32(resp.PolicySource))
@@ -106,9 +91,20 @@ func configRevision(resp *sandboxpb.GetSandboxConfigResponse) uint64 {
 	h.Write([]byte(resp.PolicyValidationFailureMode))
 	h.Write([]byte{0})
 	h.Write([]byte(resp.PolicyHash))
-	for _, s := range settings.Registry() {
+	for _, s := range effective {
 		h.Write([]byte(s.Key))
-		h.Write([]byte{0, 0, 0, 0})
+		binary.LittleEndian.PutUint32(n[:], uint32(s.Scope))
+		h.Write(n[:])
+		switch {
+		case s.Scope == settings.ScopeNone:
+		case s.Value.Type == settings.Bool && s.Value.Bool:
+			h.Write([]byte{1, 1})
+		case s.Value.Type == settings.Bool:
+			h.Write([]byte{1, 0})
+		default:
+			h.Write([]byte{0})
+			h.Write([]byte(s.Value.Text))
+		}
 	}
 	return binary.LittleEndian.Uint64(h.Sum(nil))
 }
@@ -130,22 +126,4 @@ func (h configHandler) GetSandboxProviderEnvironment(ctx context.Context, req *o
 	recordDisclosure(ctx, h.audit, sb, env)
 	h.logger.Info("credentials disclosed", "sandbox_id", sb.Object.ID, "actor", principal.From(ctx).Actor(), "environment", env)
 	return environmentToWire(sb, env, h.logs)
-}
-
-// ReportPolicyStatus records whether the supervisor could load the policy revision.
-func (h configHandler) ReportPolicyStatus(ctx context.Context, req *openshellpb.ReportPolicyStatusRequest) (*openshellpb.ReportPolicyStatusResponse, error) {
-	if err := ownSandbox(ctx, h.sandboxes, req.SandboxId); err != nil {
-		return nil, err
-	}
-	if req.Version == 0 {
-		return nil, fault.New(fault.InvalidArgument, "VERSION_REQUIRED", "version is required")
-	}
-	loaded := req.Status == openshellpb.PolicyStatus_POLICY_STATUS_LOADED
-	if !loaded && req.Status != openshellpb.PolicyStatus_POLICY_STATUS_FAILED {
-		return nil, fault.New(fault.InvalidArgument, "POLICY_STATUS", "status must be LOADED or FAILED")
-	}
-	if err := h.sandboxes.PolicyReported(ctx, req.SandboxId, req.Version, loaded, req.LoadError); err != nil {
-		return nil, err
-	}
-	return &openshellpb.ReportPolicyStatusResponse{}, nil
 }

@@ -70,7 +70,7 @@ func (d description) target() string {
 		return joined("workspace/", d.text("name"))
 	case d.method == "Restore":
 		return joined("revocation/", d.text("id"))
-	case d.method == "RotateSandboxKeys", d.method == "UpdateConfig" && d.text("name") == "":
+	case d.method == "RotateSandboxKeys", d.method == "UpdateConfig" && (d.text("name") == "" || d.set("global")):
 		return "gateway"
 	}
 	if name := d.text("name"); name != "" {
@@ -148,6 +148,12 @@ func (d description) workspace() string {
 // part is "/kind/value" of a field that narrows the target down, if it is set.
 func (d description) part(field protoreflect.Name, kind string) string {
 	return joined("/"+kind+"/", d.text(field))
+}
+
+// set tells whether a bool field is true.
+func (d description) set(name protoreflect.Name) bool {
+	field := d.m.Descriptor().Fields().ByName(name)
+	return field != nil && field.Kind() == protoreflect.BoolKind && field.Cardinality() != protoreflect.Repeated && d.m.Get(field).Bool()
 }
 
 func joined(prefix, value string) string {

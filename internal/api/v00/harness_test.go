@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"sallyport.dev/sallyport/internal/access"
 	"sallyport.dev/sallyport/internal/api/v00"
+	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/authn"
 	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/door"
@@ -104,6 +106,31 @@ func (explained) Preview(context.Context, []byte) ([]access.Change, int, error) 
 // late hands a registry its observer once there is one.
 type late struct{ relay.Observer }
 
+// audited keeps the records of a rig.
+type audited struct {
+	mu      sync.Mutex
+	records []audit.Record
+}
+
+func (a *audited) Record(r audit.Record) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.records = append(a.records, r)
+}
+
+// of returns the records of one method.
+func (a *audited) of(action string) []audit.Record {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []audit.Record
+	for _, r := range a.records {
+		if strings.HasSuffix(r.Action, action) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // rig is a gateway of everything but its drivers and identity providers, behind a real socket.
 type rig struct {
 	current    *authz.Current
@@ -112,6 +139,7 @@ type rig struct {
 	sandboxes  *sandbox.Service
 	providers  *provider.Service
 	conn       *grpc.ClientConn
+	audit      audited
 }
 
 // newRig starts a gateway with a policy. Its users come from the issuers, testIssuer if none is given.
@@ -157,7 +185,7 @@ func newRig(tb testing.TB, policy authz.Policy, issuers ...string) *rig {
 		Access: r.current, Workspaces: r.workspaces,
 	})
 	observer.Observer = r.sandboxes
-	d, err := door.New(door.Config{Authenticator: tokens{}, Authorizer: r.current})
+	d, err := door.New(door.Config{Authenticator: tokens{}, Authorizer: r.current, Audit: &r.audit, Describe: v00.Describe})
 	must(err)
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(d.Unary()), grpc.ChainStreamInterceptor(d.Stream()),
 		grpc.UnknownServiceHandler(d.Unknown()), grpc.InTapHandle(streamstop.Tap(v00.Streams())))

@@ -26,6 +26,7 @@ import (
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/provider"
 	"sallyport.dev/sallyport/internal/sandbox"
+	"sallyport.dev/sallyport/internal/settings"
 )
 
 //go:embed testdata/matrix.tsv
@@ -92,7 +93,7 @@ func objects(rules rules, r row) []object {
 		"name": {"own", "foreign", "missing"}, "id": {"own", "foreign", "missing"}, "own": {"own", "foreign", "missing"},
 		"own/id": {"own", "foreign", "missing"}, "create": {"own", "missing"}, "list": {"own", "all"},
 		"provider": {"own", "missing"}, "absent-ok": {"own", "missing"}, "workspace": {"own", "missing"},
-		"grant": {"own", "granting", "missing"},
+		"grant": {"own", "granting", "missing"}, "policy": {"own", "foreign", "missing", "all"}, "config": {"own", "foreign", "missing", "all"},
 	}[r.object]
 	if which == nil {
 		return []object{{"wuser", "own"}}
@@ -153,6 +154,8 @@ func expectSandbox(r row, c caller, o object) verdict {
 		return denied("use IssueSandboxToken for bootstrap")
 	case r.object == "channel":
 		return verdict{codes.NotFound, "unknown or expired relay channel"}
+	case r.object == "config":
+		return expectOwnConfig(c, o)
 	case r.object != "own" && r.object != "own/id" || o.which == "own":
 		return let
 	case c.kind != "shared":
@@ -161,6 +164,23 @@ func expectSandbox(r row, c caller, o object) verdict {
 		return verdict{codes.NotFound, "sandbox not found"}
 	}
 	// The secret of all sandboxes names none, so the caller is taken at its word. A late report changes nothing.
+	return let
+}
+
+// expectOwnConfig is what a sandbox may change: its own policy.
+func expectOwnConfig(c caller, o object) verdict {
+	switch {
+	case o.which == "all" && c.kind == "shared":
+		return denied("sandbox secret cannot mutate global config")
+	case o.which == "all":
+		return denied("sandbox principals cannot perform cross-workspace operations")
+	case o.which == "own":
+		return let
+	case c.kind != "shared":
+		return denied("sandbox not found or not owned by caller")
+	case o.which == "missing":
+		return verdict{codes.NotFound, "sandbox not found"}
+	}
 	return let
 }
 
@@ -233,7 +253,7 @@ func expectObject(rules rules, r row, c caller, o object) verdict {
 	bypass := c.role == "admin" && rules.scheme != authz.Authenticated || rules.scheme == authz.Workspaces && o.membership() == "admin"
 	foreign := o.which == "foreign" && rules.private && !bypass
 	switch r.object {
-	case "name", "id", "own/id":
+	case "name", "id", "own/id", "policy", "config":
 		if o.which == "missing" || foreign {
 			return verdict{codes.NotFound, "sandbox not found"}
 		}
@@ -315,6 +335,13 @@ func newMatrixWorld(t *testing.T, rules rules) *matrixWorld {
 			}
 		}
 	}
+	// There is a policy of all sandboxes to be read, which is not in force.
+	if _, err := w.sandboxes.Settings.SetPolicy(root(), &sandboxpb.SandboxPolicy{Version: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.sandboxes.Settings.Delete(root(), settings.Reserved); err != nil {
+		t.Fatal(err)
+	}
 	// Calls about nothing come from a sandbox too.
 	w.ids["wuser/box-own"] = w.box(t, "wuser", "box-own", "alice")
 	return w
@@ -364,16 +391,18 @@ func (w *matrixWorld) boxName(r row, o object) string {
 func (w *matrixWorld) ensure(t *testing.T, r row, o object) {
 	t.Helper()
 	switch r.object {
-	case "name", "id", "own", "own/id":
-		if o.which == "missing" {
+	case "name", "id", "own", "own/id", "config", "policy":
+		if o.which == "missing" || o.which == "all" {
 			return
+		}
+		if r.object == "policy" {
+			defer w.givePolicy(t, o)
 		}
 		name := w.boxName(r, o)
 		if _, err := w.store.ByName(sandbox.Kind, o.workspace, name); err == nil {
 			return
 		}
-		owner := map[string]string{"own": "alice", "foreign": "bob"}[o.which]
-		w.ids[o.workspace+"/"+name] = w.box(t, o.workspace, name, owner)
+		w.ids[o.workspace+"/"+name] = w.box(t, o.workspace, name, ownerOf(o))
 	case "provider", "absent-ok":
 		_, err := w.providers.Create(root(), provider.Provider{
 			Workspace: o.workspace, Name: "thing", Type: "generic", Credentials: map[string]string{"A": "b"},
@@ -381,6 +410,20 @@ func (w *matrixWorld) ensure(t *testing.T, r row, o object) {
 		if err != nil && !fault.Is(err, fault.AlreadyExists) {
 			t.Fatal(err)
 		}
+	}
+}
+
+func ownerOf(o object) string { return map[string]string{"own": "alice", "foreign": "bob"}[o.which] }
+
+// givePolicy makes a sandbox's owner give it a policy, unless it has it.
+func (w *matrixWorld) givePolicy(t *testing.T, o object) {
+	t.Helper()
+	ctx := principal.With(context.Background(), user(ownerOf(o), "openshell-admin"))
+	_, err := w.sandboxes.UpdateConfig(ctx, sandbox.ConfigUpdate{
+		Workspace: o.workspace, Name: "box-" + o.which, Policy: &sandboxpb.SandboxPolicy{Version: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -496,6 +539,15 @@ func (w *matrixWorld) request(t *testing.T, m protoreflect.MethodDescriptor, r r
 		}}
 	case "GetSandboxConfig":
 		return &sandboxpb.GetSandboxConfigRequest{SandboxId: id}
+	case "UpdateConfig":
+		if o.which == "all" {
+			return &openshellpb.UpdateConfigRequest{Global: true, SettingKey: "ocsf_json_enabled", SettingValue: yes()}
+		}
+		return &openshellpb.UpdateConfigRequest{Workspace: o.workspace, Name: name, Policy: &sandboxpb.SandboxPolicy{Version: 1}}
+	case "GetSandboxPolicyStatus":
+		return &openshellpb.GetSandboxPolicyStatusRequest{Workspace: o.workspace, Name: name, Global: o.which == "all"}
+	case "ListSandboxPolicies":
+		return &openshellpb.ListSandboxPoliciesRequest{Workspace: o.workspace, Name: name, Global: o.which == "all"}
 	case "GetSandboxProviderEnvironment":
 		return &openshellpb.GetSandboxProviderEnvironmentRequest{SandboxId: id}
 	case "PushSandboxLogs":

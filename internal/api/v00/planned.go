@@ -30,7 +30,7 @@ func Planned() map[string]Plan {
 		PlanAccess:    "ExposeService GetService DeleteService ListServices",
 		PlanProviders: "ListProviderProfiles GetProviderProfile LintProviderProfiles ImportProviderProfiles UpdateProviderProfiles DeleteProviderProfile " +
 			"GetProviderRefreshStatus ConfigureProviderRefresh RotateProviderCredential DeleteProviderRefresh ExchangeProviderSubjectToken",
-		PlanPolicy: "GetGatewayConfig UpdateConfig GetSandboxPolicyStatus ListSandboxPolicies SubmitPolicyAnalysis GetDraftPolicy GetDraftHistory " +
+		PlanPolicy: "SubmitPolicyAnalysis GetDraftPolicy GetDraftHistory " +
 			"ApproveDraftChunk ApproveAllDraftChunks RejectDraftChunk EditDraftChunk UndoDraftChunk ClearDraftChunks",
 	} {
 		for m := range strings.FieldsSeq(methods) {

@@ -77,6 +77,7 @@ type openShell struct {
 	supervisorHandler
 	execHandler
 	configHandler
+	policyHandler
 	logHandler
 	identityHandler
 	workspaceHandler
@@ -103,6 +104,7 @@ func Register(s grpc.ServiceRegistrar, svc Services) {
 		supervisorHandler: supervisorHandler{svc.Sandboxes, svc.Relays},
 		execHandler:       execHandler{svc.Sandboxes, svc.Exec},
 		configHandler:     configHandler{svc.Sandboxes, svc.Providers, svc.Logs, svc.Logger, recorderOf(svc)},
+		policyHandler:     policyHandler{svc.Sandboxes},
 		logHandler:        logHandler{svc.Sandboxes, svc.Logs},
 		identityHandler:   identityHandler{svc},
 		workspaceHandler:  workspaceHandler{svc.Workspaces},
