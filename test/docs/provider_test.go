@@ -99,7 +99,7 @@ func serve(t *testing.T, text string) (address string, idps map[string]*oidctest
 // run runs a gateway until the test ends.
 func run(t *testing.T, cfg *config.Config) (address string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // reason: it binds at once
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,6 +230,37 @@ func checkRow(t *testing.T, client openshellpb.OpenShellClient, idp *oidctest.Is
 		t.Errorf("%s: CreateProvider: %v", row[0], adminErr)
 	}
 	return admitted
+}
+
+// A word in capitals that nobody replaced lets nobody in. In an issuer's address it leads to no provider, so there is
+// nothing to test about that.
+func TestForgottenPlaceholdersAdmitNobody(t *testing.T) {
+	t.Parallel()
+	sections := page(t, "auth.md")
+	for word, p := range map[string]provider{
+		"TENANT-ID":      {title: "Entra ID", shape: oidctest.Entra(), change: map[string]any{"roles": []string{"OpenShell.User"}}},
+		"GATEWAY-APP-ID": {title: "Entra ID", shape: oidctest.Entra(), change: map[string]any{"roles": []string{"OpenShell.User"}}},
+		"CLIENT-ID":      {title: "Okta", shape: oidctest.Okta()},
+		"OWNER-NUMBER":   {title: "GitHub Actions", shape: oidctest.GitHubActions()},
+	} {
+		t.Run(word, func(t *testing.T) {
+			t.Parallel()
+			whole := named(t, sections, p.title).of("toml")[0]
+			forgotten := strings.ReplaceAll(whole, word, "STILL-TO-DO")
+			if forgotten == whole {
+				t.Fatal("the word is not in the block")
+			}
+			for _, text := range []string{whole, forgotten} {
+				address, idps := serve(t, text)
+				for _, idp := range idps {
+					_, err := dial(t, address).ListSandboxes(bearer(t.Context(), idp.MintAs(p.shape, p.change)), &openshellpb.ListSandboxesRequest{}, grpc.WaitForReady(true))
+					if (err == nil) != (text == whole) {
+						t.Errorf("forgotten: %t, %v", text != whole, err)
+					}
+				}
+			}
+		})
+	}
 }
 
 // A scope narrows a role, as the section on Okta says.
