@@ -243,23 +243,31 @@ func (a *app) providerDeleteCommand() *cobra.Command {
 }
 
 func (a *app) deleteProviders(ctx context.Context, s *session, names []string) error {
+	return a.deleteEach(names, "provider", func(name string) error {
+		resp, err := s.shell.DeleteProvider(ctx, &openshellpb.DeleteProviderRequest{Name: name, Workspace: a.flags.workspace})
+		if err == nil && !resp.GetDeleted() {
+			return failure("see `sallyport provider list`", "provider '%s' not found", name)
+		}
+		return err
+	})
+}
+
+// deleteEach deletes things of one kind, goes on after a failure and fails in the end if any did.
+func (a *app) deleteEach(names []string, kind string, remove func(name string) error) error {
 	views := make([]deletedView, 0, len(names))
 	var failed error
 	for _, name := range names {
-		resp, err := s.shell.DeleteProvider(ctx, &openshellpb.DeleteProviderRequest{Name: name, Workspace: a.flags.workspace})
-		if err == nil && !resp.GetDeleted() {
-			err = failure("see `sallyport provider list`", "provider '%s' not found", name)
-		}
+		err := remove(name)
 		v := deletedView{Name: name, Deleted: err == nil}
 		if err != nil {
 			v.Error, _ = a.explain(err)
 			if len(names) > 1 {
-				a.out.Note("error: provider '%s': %s", name, v.Error)
-				err = failure("", "not all providers were deleted")
+				a.out.Note("error: %s '%s': %s", kind, name, v.Error)
+				err = failure("", "not all %ss were deleted", kind)
 			}
 			failed = err
 		} else if !a.out.Structured() {
-			a.out.Line("Deleted provider: %s", name)
+			a.out.Line("Deleted %s: %s", kind, name)
 		}
 		views = append(views, v)
 	}

@@ -161,34 +161,14 @@ func (a *app) workspaceDeleteCommand() *cobra.Command {
 	}
 }
 
-// deleteWorkspaces goes on after a failure and fails in the end if any did.
 func (a *app) deleteWorkspaces(ctx context.Context, s *session, names []string) error {
-	views := make([]deletedView, 0, len(names))
-	var failed error
-	for _, name := range names {
+	return a.deleteEach(names, "workspace", func(name string) error {
 		resp, err := s.shell.DeleteWorkspace(ctx, &openshellpb.DeleteWorkspaceRequest{Name: name})
 		if err == nil && !resp.GetDeleted() {
-			err = failure("see `sallyport workspace list`", "workspace '%s' not found", name)
+			return failure("see `sallyport workspace list`", "workspace '%s' not found", name)
 		}
-		v := deletedView{Name: name, Deleted: err == nil}
-		if err != nil {
-			v.Error, _ = a.explain(err)
-			if len(names) > 1 {
-				a.out.Note("error: workspace '%s': %s", name, v.Error)
-				err = failure("", "not all workspaces were deleted")
-			}
-			failed = err
-		} else if !a.out.Structured() {
-			a.out.Line("Deleted workspace: %s", name)
-		}
-		views = append(views, v)
-	}
-	if a.out.Structured() {
-		if err := a.out.Value(views); err != nil {
-			return err
-		}
-	}
-	return failed
+		return err
+	})
 }
 
 func (a *app) completeWorkspaces(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
