@@ -36,7 +36,7 @@ type Policy struct {
 	// Authenticated, neither is otherwise.
 	AdminRole string
 	UserRole  string
-	// ScopesEnabled asks, besides the role, for the scope of a method.
+	// ScopesEnabled asks, besides the role, for the scope of a method, but of users whose issuer has none.
 	ScopesEnabled bool
 	// PrivateSandboxes keeps a sandbox to the user who created it and to administrators: of the platform, and with
 	// Workspaces also of the sandbox's workspace. With Authenticated everybody is an administrator, so that nobody
@@ -191,7 +191,7 @@ func (a *Authorizer) decideUser(p *principal.Principal, rule Rule) error {
 	if need != NoRole && !a.hasRole(p, need) {
 		return a.roleRequired(need)
 	}
-	if a.policy.ScopesEnabled && rule.Scope != "" &&
+	if a.policy.ScopesEnabled && !p.Unscoped && rule.Scope != "" &&
 		!slices.Contains(p.Scopes, rule.Scope) && !slices.Contains(p.Scopes, ScopeAll) {
 		return fault.New(fault.PermissionDenied, ReasonScope, "scope '%s' required", rule.Scope).
 			WithNext("sign in again and ask for scope '%s' or '%s'", rule.Scope, ScopeAll)

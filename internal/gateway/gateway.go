@@ -247,7 +247,7 @@ func (g *Gateway) probes() map[string]func(context.Context) error {
 		probes["credentials_driver"] = func(context.Context) error { return g.conns[1].Ready() }
 	}
 	if len(g.cfg.Issuers) > 0 {
-		probes["oidc"] = func(context.Context) error { return g.identity.issuers.Ready() }
+		probes["oidc"] = func(context.Context) error { return g.identity.ready() }
 	}
 	if g.auditLog != nil {
 		log := g.auditLog

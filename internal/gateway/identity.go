@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"sallyport.dev/sallyport/internal/api/v00"
@@ -15,8 +16,10 @@ import (
 	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/execchannel"
+	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/gateway/config"
 	"sallyport.dev/sallyport/internal/listener"
+	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/provider"
 	"sallyport.dev/sallyport/internal/ratelimit"
 	"sallyport.dev/sallyport/internal/revocation"
@@ -133,8 +136,12 @@ func (g *Gateway) openWorkspaces(ctx context.Context) (err error) {
 	id := &g.identity
 	id.workspaces, err = workspace.Open(ctx, workspace.Options{
 		Store: g.store, Access: id.rules, Contents: []store.Kind{sandbox.Kind, provider.Kind}, Logger: g.log,
+		Left: func() { g.sandboxes.Recheck() },
 		Issuers: func() workspace.Issuers {
 			known := workspace.Issuers{Others: g.cfg.MTLS.Enabled}
+			if g.cfg.Auth.AllowUnauthenticated {
+				known.Known = append(known.Known, principal.ProviderLocalDev)
+			}
 			for _, s := range id.issuers.Status() {
 				known.Known = append(known.Known, s.Issuer)
 			}
@@ -232,6 +239,21 @@ func (g *Gateway) wellKnown(mux *http.ServeMux) {
 	handler := g.identity.tokens.Handler()
 	mux.Handle("GET "+sandboxtoken.KeySetPath, handler)
 	mux.Handle("GET "+sandboxtoken.DiscoveryPath, handler)
+}
+
+// ready names the issuers without which nobody can sign in right now. Their names are no secret: clients ask for them.
+func (id *identity) ready() error {
+	err := id.issuers.Ready()
+	if err == nil {
+		return nil
+	}
+	var missing []string
+	for _, s := range id.issuers.Status() {
+		if s.NotReady != nil && !s.Optional {
+			missing = append(missing, fmt.Sprintf("%s (%s)", s.Name, s.Issuer))
+		}
+	}
+	return fault.Wrap(err, fault.Unavailable, oidc.ReasonKeysMissing, "no usable keys of %s", strings.Join(missing, ", "))
 }
 
 // run starts the loops that keep keys and revocations fresh.

@@ -70,6 +70,8 @@ type Principal struct {
 	// Roles are the names the rules know, after the issuer's role mapping.
 	Roles  []string
 	Scopes []string
+	// Unscoped callers are not held to scopes: their issuer is configured without any.
+	Unscoped bool
 	// SessionID is the sign-in session at the issuer (`sid`), empty where tokens name none. Revocations use it.
 	SessionID string
 	// Issued is when the credential was issued (`iat`); zero where it does not say.

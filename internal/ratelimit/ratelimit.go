@@ -148,7 +148,7 @@ func (l *Limiter) Attempt(remote net.Addr, method string, credential bool) (know
 		return false, nil
 	case credential:
 		t := l.tables[Failed]
-		if !t.spent(t.ofAddress(remote), limits[Failed], l.now()) {
+		if !t.spent(t.ofAddress(remote), limits[Failed], l.now) {
 			return false, nil
 		}
 		l.refused(Failed)
@@ -158,7 +158,7 @@ func (l *Limiter) Attempt(remote net.Addr, method string, credential bool) (know
 		return false, nil
 	}
 	t := l.tables[class]
-	if wait := t.take(t.ofAddress(remote), limits[class], l.now()); wait > 0 {
+	if wait := t.take(t.ofAddress(remote), limits[class], l.now); wait > 0 {
 		return false, l.refuse(class, wait)
 	}
 	return false, nil
@@ -171,7 +171,7 @@ func (l *Limiter) Failed(remote net.Addr) {
 		return
 	}
 	t := l.tables[Failed]
-	t.take(t.ofAddress(remote), limit, l.now())
+	t.take(t.ofAddress(remote), limit, l.now)
 }
 
 // Admit charges an authenticated caller, then its tenant. A call that the tenant's bucket refuses has still cost the
@@ -200,7 +200,7 @@ func (l *Limiter) charge(class Class, a, b string) error {
 		return nil
 	}
 	t := l.tables[class]
-	if wait := t.take(t.ofName(a, b), limit, l.now()); wait > 0 {
+	if wait := t.take(t.ofName(a, b), limit, l.now); wait > 0 {
 		return l.refuse(class, wait)
 	}
 	return nil

@@ -420,3 +420,31 @@ func BenchmarkUnlimited(b *testing.B) {
 		_ = l.Admit(p, get)
 	}
 }
+
+// TestACallerWhoWasHeldUpIsNotRefused has a caller whose look at the clock comes late: others have taken in between.
+func TestACallerWhoWasHeldUpIsNotRefused(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	now := time.Unix(1_700_000_000, 0)
+	l, err := ratelimit.New(ratelimit.Config{Tenant: ratelimit.Rate{PerSecond: 10000, Burst: 20000}}, ratelimit.Options{Now: func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		now = now.Add(5 * time.Second)
+		return now
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var callers sync.WaitGroup
+	for range 50 {
+		callers.Go(func() {
+			for range 200 {
+				if err := l.Admit(&principal.Principal{Kind: principal.User, Issuer: "i", Subject: "s", Tenant: "t"}, ""); err != nil {
+					t.Errorf("refused: %v", err)
+					return
+				}
+			}
+		})
+	}
+	callers.Wait()
+}

@@ -39,10 +39,12 @@ func newTable(tracked int) *table {
 }
 
 // take takes one call from a bucket and returns 0, or how long it is until there is one, in nanoseconds.
-func (t *table) take(key uint64, l limit, now int64) (wait int64) {
+func (t *table) take(key uint64, l limit, clock func() int64) (wait int64) {
 	s := &t.shards[key%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// Read under the lock: a caller that was held up would come with a time before that of those who overtook it.
+	now := clock()
 	full, known := s.full[key]
 	if !known && len(s.full) >= t.perShard && !s.makeRoom(now) {
 		after, wait := l.next(s.rest, now)
@@ -63,10 +65,11 @@ func (t *table) take(key uint64, l limit, now int64) (wait int64) {
 }
 
 // spent tells whether take would refuse, and changes nothing.
-func (t *table) spent(key uint64, l limit, now int64) bool {
+func (t *table) spent(key uint64, l limit, clock func() int64) bool {
 	s := &t.shards[key%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := clock()
 	full, known := s.full[key]
 	if !known && len(s.full) >= t.perShard && !s.makeRoom(now) {
 		full = s.rest

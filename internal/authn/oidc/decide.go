@@ -60,6 +60,7 @@ func (p *policy) decide(c map[string]any, at time.Time, t *trace) (*principal.Pr
 		return nil, err
 	}
 	user.Scopes = p.scopesOf(c, t)
+	user.Unscoped = p.scopes.String() == ""
 	user.DisplayName = p.displayOf(c, t)
 	user.SessionID = textOf(c["sid"], maxSession)
 	user.Issued, _ = timeOf(c["iat"])
@@ -275,7 +276,7 @@ func (p *policy) rolesOf(c map[string]any, t *trace) ([]string, error) {
 
 func (p *policy) scopesOf(c map[string]any, t *trace) []string {
 	if p.scopes.String() == "" {
-		t.add(Ignored, StepScopes, "", nil, "the issuer names no scopes claim")
+		t.add(Ignored, StepScopes, "", nil, "the issuer names no scopes claim, so that its users are not held to scopes")
 		return nil
 	}
 	claim, _ := p.scopes.Find(c)

@@ -23,6 +23,8 @@ const (
 	// Pauses between attempts while the provider is away.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
+	// lastFirstRetry is the longest pause while there are no keys at all, when nobody can sign in.
+	lastFirstRetry = 10 * time.Second
 )
 
 // fetch is one running refresh that callers may wait for.
@@ -47,7 +49,11 @@ func (s *source) run(ctx context.Context, retired <-chan struct{}) {
 		}
 		if running.err != nil {
 			pause = min(jitter(retry), pause)
-			retry = min(2*retry, lastRetry)
+			longest := lastRetry
+			if s.keys.Load() == nil {
+				longest = lastFirstRetry
+			}
+			retry = min(2*retry, longest)
 		} else {
 			retry = firstRetry
 		}
