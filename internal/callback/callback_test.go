@@ -36,7 +36,6 @@ func setups() map[string]setup {
 		"exact over bridge":    {address: own, driver: exactly(sandboxes), slow: true},
 		"wildcard":             {address: "", driver: exactly(sandboxes), public: []netip.Addr{netip.MustParseAddr(own)}},
 		"wildcard over bridge": {address: "", driver: exactly(sandboxes), public: []netip.Addr{netip.MustParseAddr(own)}, slow: true},
-		"IPv4 wildcard":        {address: "0.0.0.0", driver: exactly(sandboxes), public: []netip.Addr{netip.MustParseAddr(own)}},
 	}
 }
 

@@ -2,6 +2,7 @@ package callback_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -98,6 +99,7 @@ func (n *notes) Record(r audit.Record) {
 	defer n.mu.Unlock()
 	n.records = append(n.records, r)
 }
+
 func (n *notes) Write(p []byte) (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -264,13 +266,13 @@ func callOnce(conn *grpc.ClientConn, method, token string) error {
 		return err
 	}
 	// A refusal may come before the message is sent; it shows on receiving.
-	if err := stream.SendMsg(&emptypb.Empty{}); err != nil && err != io.EOF {
+	if err := stream.SendMsg(&emptypb.Empty{}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	if err := stream.RecvMsg(&emptypb.Empty{}); err != nil && err != io.EOF {
+	if err := stream.RecvMsg(&emptypb.Empty{}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,8 +55,9 @@ type Listeners struct {
 	extra  map[netip.Addr]net.Listener
 
 	// The rest belongs to Run.
-	route netip.Addr        // last known, where it cannot be found at the moment
-	said  map[string]string // what was logged in the last round, by what it is about
+	route netip.Addr // last known, where it cannot be found at the moment
+	// said is what there was to log in this round, by what it is about, before in the one before.
+	said, before map[string]string
 }
 
 var _ net.Listener = (*Listeners)(nil)
@@ -219,33 +221,37 @@ func (l *Listeners) Run(ctx context.Context) error {
 // round asks the driver and does what can be done. some tells whether it wants anything, settled whether nothing is
 // left to try again.
 func (l *Listeners) round(ctx context.Context) (some, settled bool) {
-	before := l.said
-	l.said = map[string]string{}
+	l.before, l.said = l.said, map[string]string{}
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	requirements, err := l.scope.cfg.Driver.ListenerRequirements(asking)
 	cancel()
+	log := l.scope.cfg.Logger
 	if ctx.Err() != nil {
 		return false, false
 	}
 	if err != nil {
 		// Nothing is closed for it: what the driver wants is not known.
-		l.say(before, slog.LevelWarn, "driver", "callback addresses cannot be asked for; trying again", slog.String("error", err.Error()))
+		if l.news("driver", err.Error()) {
+			log.Warn("callback addresses cannot be asked for; trying again", "error", err)
+		}
 		return true, false
 	}
-	wanted, settled := l.wanted(ctx, before, requirements)
-	if !l.apply(ctx, before, wanted) {
+	wanted, settled := l.wanted(ctx, requirements)
+	if !l.apply(ctx, wanted) {
 		settled = false
 	}
 	return len(requirements) > 0, settled
 }
 
 // wanted returns the addresses that are given to the driver, each with its reason.
-func (l *Listeners) wanted(ctx context.Context, before map[string]string, requirements []compute.Requirement) (map[netip.Addr]string, bool) {
+func (l *Listeners) wanted(ctx context.Context, requirements []compute.Requirement) (map[netip.Addr]string, bool) {
 	settled := true
 	wanted := map[netip.Addr]string{}
+	log := l.scope.cfg.Logger
 	if n := len(requirements); n > maxAddresses {
-		l.say(before, slog.LevelWarn, "number", "driver asks for too many callback addresses; the last are refused",
-			slog.Int("asked", n), slog.Int("most", maxAddresses))
+		if l.news("number", strconv.Itoa(n)) {
+			log.Warn("driver asks for too many callback addresses; the last are refused", "asked", n, "most", maxAddresses)
+		}
 		requirements = requirements[:maxAddresses]
 	}
 	for _, r := range requirements {
@@ -255,14 +261,16 @@ func (l *Listeners) wanted(ctx context.Context, before map[string]string, requir
 			l.route = addr
 		}
 		if why, ok := errors.AsType[refused](err); ok {
-			l.say(before, slog.LevelWarn, about, "callback address refused", slog.String("place", r.Place.String()),
-				slog.String("address", r.Address), slog.String("for", r.Reason), slog.String("why", string(why)))
+			if l.news(about, r.Reason, string(why)) {
+				log.Warn("callback address refused", "place", r.Place.String(), "address", r.Address, "for", r.Reason, "why", string(why))
+			}
 			continue
 		}
 		if err != nil {
 			settled = false
-			l.say(before, slog.LevelWarn, about, "callback address is not known; trying again",
-				slog.String("for", r.Reason), slog.String("error", err.Error()))
+			if l.news(about, r.Reason, err.Error()) {
+				log.Warn("callback address is not known; trying again", "place", r.Place.String(), "for", r.Reason, "error", err)
+			}
 			if !l.route.IsValid() {
 				continue
 			}
@@ -275,20 +283,25 @@ func (l *Listeners) wanted(ctx context.Context, before map[string]string, requir
 
 // apply opens and closes listeners so that the wanted addresses are served, and holds them to the scope. It returns
 // whether all are.
-func (l *Listeners) apply(ctx context.Context, before map[string]string, wanted map[netip.Addr]string) bool {
+func (l *Listeners) apply(ctx context.Context, wanted map[netip.Addr]string) bool {
 	v := l.scope.view.Load()
 	covered, missing := map[netip.Addr]bool{}, map[netip.Addr]string{}
+	log := l.scope.cfg.Logger
 	for addr, reason := range wanted {
-		about := addr.String()
-		attrs := []slog.Attr{slog.String("address", about), slog.String("for", reason)}
-		switch {
+		switch about := addr.String(); {
 		case addr == v.primary:
-			l.say(before, slog.LevelInfo, about, "callback address is the gateway's own, which is served in full", attrs...)
+			if l.news(about, "own", reason) {
+				log.Info("callback address is the gateway's own, which is served in full", "address", about, "for", reason)
+			}
 		case v.public[addr]:
-			l.say(before, slog.LevelInfo, about, "callback address is public, and served in full", attrs...)
+			if l.news(about, "public", reason) {
+				log.Info("callback address is public, and served in full", "address", about, "for", reason)
+			}
 		case v.primary.IsUnspecified() && (v.primary.Is6() || addr.Is4()):
-			l.say(before, slog.LevelWarn, about,
-				"callback address is one of the gateway's; from now on only sandboxes are served there, and users at the others", attrs...)
+			if l.news(about, "covered", reason) {
+				log.Warn("callback address is one of the gateway's; from now on only sandboxes are served there, and users at the others",
+					"address", about, "for", reason)
+			}
 			covered[addr] = true
 		default:
 			missing[addr] = reason
@@ -299,7 +312,7 @@ func (l *Listeners) apply(ctx context.Context, before map[string]string, wanted 
 	l.closeBut(missing)
 	whole := true
 	for addr, reason := range missing {
-		if l.open(ctx, before, addr, reason) {
+		if l.open(ctx, addr, reason) {
 			covered[addr] = true
 		} else {
 			whole = false
@@ -338,7 +351,7 @@ func (l *Listeners) closeBut(wanted map[netip.Addr]string) {
 }
 
 // open returns whether the address is listened on.
-func (l *Listeners) open(ctx context.Context, before map[string]string, addr netip.Addr, reason string) bool {
+func (l *Listeners) open(ctx context.Context, addr netip.Addr, reason string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.extra[addr]; ok || l.closed {
@@ -346,8 +359,9 @@ func (l *Listeners) open(ctx context.Context, before map[string]string, addr net
 	}
 	e, err := l.scope.cfg.Open(ctx, netip.AddrPortFrom(addr, l.at.Port()))
 	if err != nil {
-		l.say(before, slog.LevelWarn, addr.String(), "callback address cannot be listened on; trying again",
-			slog.String("address", addr.String()), slog.String("for", reason), slog.String("error", err.Error()))
+		if l.news(addr.String(), "failed", reason, err.Error()) {
+			l.scope.cfg.Logger.Warn("callback address cannot be listened on; trying again", "address", addr.String(), "for", reason, "error", err)
+		}
 		return false
 	}
 	l.extra[addr] = e
@@ -356,14 +370,9 @@ func (l *Listeners) open(ctx context.Context, before map[string]string, addr net
 	return true
 }
 
-// say logs something unless the round before said the same of it.
-func (l *Listeners) say(before map[string]string, level slog.Level, about, message string, attrs ...slog.Attr) {
-	text := message
-	for _, a := range attrs {
-		text += "\x00" + a.Value.String()
-	}
+// news tells whether something is to be logged: unless the round before said the same of what it is about.
+func (l *Listeners) news(about string, words ...string) bool {
+	text := strings.Join(words, "\x00")
 	l.said[about] = text
-	if before[about] != text {
-		l.scope.cfg.Logger.LogAttrs(context.Background(), level, message, attrs...)
-	}
+	return l.before[about] != text
 }

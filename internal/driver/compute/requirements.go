@@ -82,4 +82,6 @@ func (c *Client) ListenerRequirements(ctx context.Context) ([]Requirement, error
 }
 
 // Connected is driver.Conn's.
-func (c *Client) Connected(ctx context.Context, seen int) (int, error) { return c.conn.Connected(ctx, seen) }
+func (c *Client) Connected(ctx context.Context, seen int) (int, error) {
+	return c.conn.Connected(ctx, seen)
+}

@@ -97,7 +97,9 @@ func TestListenerRequirements(t *testing.T) {
 			},
 			want: []compute.Requirement{
 				{Place: compute.ExactPlace, Address: "172.17.0.1:8080", Reason: "bridge"},
-				{Place: compute.DefaultRoutePlace}, {Place: compute.LoopbackPlace}, {Reason: "of a later generation"},
+				{Place: compute.DefaultRoutePlace},
+				{Place: compute.LoopbackPlace},
+				{Reason: "of a later generation"},
 			},
 		},
 		"long texts are cut": {
