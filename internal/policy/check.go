@@ -58,8 +58,11 @@ func Submitted(p *sandboxpb.SandboxPolicy, bySandbox bool) (*sandboxpb.SandboxPo
 	return p, safe(p)
 }
 
-// senders returns a copy of a policy with only what its sender may say.
+// senders returns a copy of a policy with only what its sender may say; nil is an empty one.
 func senders(p *sandboxpb.SandboxPolicy) *sandboxpb.SandboxPolicy {
+	if p == nil {
+		return &sandboxpb.SandboxPolicy{}
+	}
 	p = proto.CloneOf(p)
 	dropUnknown(p)
 	for key, rule := range p.GetNetworkPolicies() {
@@ -144,12 +147,8 @@ func (v *violations) path(path string) {
 
 // host refuses a wildcard for all of a top-level domain, or for everything.
 func (v *violations) host(rule, host string) {
-	host = strings.TrimSuffix(host, ".")
-	if !strings.Contains(host, "*") {
-		return
-	}
-	labels := strings.Split(host, ".")
-	if strings.Trim(labels[0], "*") == "" && len(labels) <= 2 {
+	labels := strings.Split(strings.TrimSuffix(host, "."), ".")
+	if strings.HasPrefix(host, "*") && strings.Trim(labels[0], "*") == "" && len(labels) <= 2 {
 		v.add("rule %s: host %s is a wildcard for a top-level domain", shown(rule), shown(host))
 	}
 }

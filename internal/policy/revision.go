@@ -100,13 +100,10 @@ func DecodeRevision(version uint32, raw []byte, created time.Time) (*Revision, e
 	return r, nil
 }
 
-// As returns a copy of the revision with a number and a state; a loaded one was loaded now.
-func (r *Revision) As(version uint32, state State) *Revision {
+// As returns a copy of the revision with a number.
+func (r *Revision) As(version uint32) *Revision {
 	c := *r
-	c.Version, c.State = version, state
-	if state == Loaded {
-		c.LoadedAt = time.Now()
-	}
+	c.Version = version
 	return c.ready()
 }
 
@@ -243,8 +240,8 @@ func (h History) Add(r *Revision, workspace string) ([]store.Op, error) {
 	ops := []store.Op{store.Create(o)}
 	n, size := 1, len(r.Policy)
 	for v := r.Version - 1; v > 0; v-- {
-		old, err := h.Store.Get(Kind, h.id(v))
-		if err != nil {
+		old, kept := h.kept(v)
+		if !kept {
 			break
 		}
 		n++
@@ -254,6 +251,12 @@ func (h History) Add(r *Revision, workspace string) ([]store.Op, error) {
 		}
 	}
 	return ops, nil
+}
+
+// kept returns the row of a revision, if there is one.
+func (h History) kept(version uint32) (o *store.Object, ok bool) {
+	o, err := h.Store.Get(Kind, h.id(version))
+	return o, err == nil
 }
 
 // policySize is what a row counts; one that cannot be read counts with all it has.
@@ -289,8 +292,8 @@ func (h History) Replace(r *Revision) (store.Op, error) {
 func (h History) Drop(newest uint32) []store.Op {
 	var ops []store.Op
 	for v := newest; v > 0; v-- {
-		o, err := h.Store.Get(Kind, h.id(v))
-		if err != nil {
+		o, kept := h.kept(v)
+		if !kept {
 			break
 		}
 		ops = append(ops, store.Delete(Kind, o.ID, 0))

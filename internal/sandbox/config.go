@@ -226,7 +226,7 @@ func (s *Service) updateSetting(ctx context.Context, id string, u *ConfigUpdate)
 	}
 	var result ConfigResult
 	err = s.change(ctx, id, u.ExpectVersion, func(_ *store.Object, r *Record) ([]store.Op, error) {
-		changed := false
+		var changed bool
 		if u.DeleteSetting {
 			r.Settings, changed = r.Settings.Without(u.SettingKey)
 			result.Deleted = changed

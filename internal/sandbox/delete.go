@@ -79,15 +79,8 @@ func (s *Service) release(ctx context.Context, id, name string, now bool) error 
 
 // remove forgets a sandbox's row, the revisions of its policy, session and logs.
 func (s *Service) remove(ctx context.Context, id string) error {
-	for attempt := 1; ; attempt++ {
-		err := s.removeRows(ctx, id)
-		if err == nil || errors.Is(err, store.ErrNotFound) && s.Exists(id) != nil {
-			break
-		}
-		raced := errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
-		if !raced || attempt == changeAttempts {
-			return storeFault(err)
-		}
+	if err := s.removeRows(ctx, id); err != nil {
+		return storeFault(err)
 	}
 	s.Sessions.Disconnect(id, "sandbox deleted")
 	s.Logs.Drop(id)
@@ -95,19 +88,31 @@ func (s *Service) remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// removeRows deletes the sandbox and its revisions as they are now. One that is added meanwhile changes the sandbox, and
-// so makes this fail with store.ErrConflict.
+// removeRows deletes the sandbox with its revisions. One that is added meanwhile changes the sandbox too, so that the
+// attempt fails and starts over. A sandbox that is gone is no error.
 func (s *Service) removeRows(ctx context.Context, id string) error {
-	o, err := s.Store.Get(Kind, id)
+	for attempt := 1; ; attempt++ {
+		o, err := s.Store.Get(Kind, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		_, err = s.Store.Write(ctx, s.removal(o)...)
+		raced := errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
+		if !raced || attempt == changeAttempts {
+			return err
+		}
+	}
+}
+
+// removal returns the operations that delete a sandbox as it is now.
+func (s *Service) removal(o *store.Object) []store.Op {
+	r, err := decode(o)
 	if err != nil {
-		return err
+		s.Logger.Error("read a stored sandbox", "sandbox_id", o.ID, "error", err)
+		return []store.Op{store.Delete(Kind, o.ID, 0)}
 	}
-	ops := []store.Op{store.Delete(Kind, id, 0)}
-	if r, err := decode(o); err != nil {
-		s.Logger.Error("read a stored sandbox", "sandbox_id", id, "error", err)
-	} else if r.PolicyNewest > 0 {
-		ops = append([]store.Op{store.Delete(Kind, id, o.Version)}, s.history(id).Drop(r.PolicyNewest)...)
-	}
-	_, err = s.Store.Write(ctx, ops...)
-	return err
+	return append([]store.Op{store.Delete(Kind, o.ID, o.Version)}, s.history(o.ID).Drop(r.PolicyNewest)...)
 }

@@ -213,7 +213,7 @@ func (s *Service) add(o *store.Object, r *Record, next **policy.Revision) ([]sto
 	if err != nil {
 		return nil, err
 	}
-	numbered := (*next).As(r.PolicyNewest+1, policy.Unreported)
+	numbered := (*next).As(r.PolicyNewest + 1)
 	more, err := s.history(o.ID).Add(numbered, o.Workspace)
 	if err != nil {
 		return nil, err

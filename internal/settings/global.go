@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"sallyport.dev/sallyport/gen/v00/sandboxpb"
 	"sallyport.dev/sallyport/internal/fault"
@@ -215,7 +216,7 @@ func (s *Service) SetPolicy(ctx context.Context, p *sandboxpb.SandboxPolicy) (*p
 			}
 		}
 		g.Newest, g.InForce = g.Newest+1, true
-		inForce = r.As(g.Newest, policy.Loaded)
+		inForce, _ = r.As(g.Newest).Reported(true, "", time.Now())
 		return s.history().Add(inForce, "")
 	})
 	if err != nil {
