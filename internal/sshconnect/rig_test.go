@@ -414,3 +414,15 @@ func (r *rig) eventually(what string, ok func() bool) {
 		}
 	}
 }
+
+// join and leave change who is a member of the default workspace.
+func (r *rig) join(subject string) {
+	r.t.Helper()
+	_, err := r.workspaces.AddMember(principal.With(r.t.Context(), user("root")), "", subject, authz.User)
+	r.must(err)
+}
+
+func (r *rig) leave(subject string) error {
+	_, err := r.workspaces.RemoveMember(principal.With(r.t.Context(), user("root")), "", subject)
+	return err
+}

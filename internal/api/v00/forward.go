@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -17,7 +19,6 @@ import (
 	"sallyport.dev/sallyport/internal/relay/pipe"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/sshsession"
-	"sallyport.dev/sallyport/internal/streamstop"
 )
 
 const (
@@ -37,20 +38,19 @@ type forwardHandler struct {
 
 type forwardStream = grpc.BidiStreamingServer[openshellpb.TcpForwardFrame, openshellpb.TcpForwardFrame]
 
-var (
-	// errForwarded and errNoInit are why the gateway stopped a stream.
-	errForwarded = errors.New("forwarded connection ended")
-	errNoInit    = errors.New("no init")
-)
-
 // ForwardTcp carries one connection. The first frame says where to.
+//
+// A stream that is stopped while it waits for a frame ends with a status that says nothing: gRPC itself answers for a
+// receive that fails. So other goroutines receive and send, this one returns with the reason when the connection has to
+// end, and that ends the others.
 func (h forwardHandler) ForwardTcp(stream forwardStream) error {
-	ctx := stream.Context()
-	stop := streamstop.Of(ctx)
-	if stop == nil {
-		return fault.New(fault.Internal, "STREAM_NOT_STOPPABLE", "the gateway cannot hold this stream")
-	}
-	init, err := awaitInit(stream, stop)
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	peer := newForwardPeer(stream)
+	defer peer.Close()
+	go peer.receive()
+	go peer.send()
+	init, err := peer.awaitInit(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,23 +74,7 @@ func (h forwardHandler) ForwardTcp(stream forwardStream) error {
 		}
 		return err
 	}
-	return pipe.Run(c.Context(), &forwardPeer{stream: stream, stop: stop}, channel, pipe.Options{}).Err
-}
-
-// awaitInit receives the first frame.
-func awaitInit(stream forwardStream, stop context.CancelCauseFunc) (*openshellpb.TcpForwardInit, error) {
-	timer := time.AfterFunc(initTimeout, func() { stop(errNoInit) })
-	defer timer.Stop()
-	first, err := stream.Recv()
-	switch {
-	case err == nil && first.GetInit() != nil:
-		return first.GetInit(), nil
-	case err == nil, errors.Is(err, io.EOF):
-		return nil, fault.New(fault.InvalidArgument, "FORWARD_INIT_EXPECTED", "first TcpForwardFrame must be init")
-	case errors.Is(context.Cause(stream.Context()), errNoInit):
-		return nil, fault.New(fault.DeadlineExceeded, "FORWARD_INIT_TIMEOUT", "no init within %s", initTimeout)
-	}
-	return nil, err
+	return pipe.Run(c.Context(), peer, channel, pipe.Options{}).Err
 }
 
 // forwardTarget checks where a connection shall go. The service id is the caller's free text and chooses no protocol
@@ -145,20 +129,98 @@ func (h forwardHandler) open(c *sshsession.Connection, target relay.Target) (*re
 	return channel, err
 }
 
-// forwardPeer is the caller's stream. Its message is reused: the transport has encoded it when Send returns.
+// forwardPeer is the caller's stream.
 type forwardPeer struct {
 	stream forwardStream
-	stop   context.CancelCauseFunc
-	out    openshellpb.TcpForwardFrame
-	data   openshellpb.TcpForwardFrame_Data
+	// frames come from receive, which closes it after err is set.
+	frames chan *openshellpb.TcpForwardFrame
+	err    error
+	// out goes to send, whose results come back over sent.
+	out    chan []byte
+	sent   chan error
+	closed chan struct{}
+	once   sync.Once
 }
 
 var _ pipe.Peer = (*forwardPeer)(nil)
 
+func newForwardPeer(stream forwardStream) *forwardPeer {
+	return &forwardPeer{
+		stream: stream, frames: make(chan *openshellpb.TcpForwardFrame), out: make(chan []byte), sent: make(chan error, 1),
+		closed: make(chan struct{}),
+	}
+}
+
+// receive passes the caller's frames on until the stream ends or the peer is closed.
+func (p *forwardPeer) receive() {
+	defer close(p.frames)
+	for {
+		var frame *openshellpb.TcpForwardFrame
+		if frame, p.err = p.stream.Recv(); p.err != nil {
+			return
+		}
+		select {
+		case p.frames <- frame:
+		case <-p.closed:
+			p.err = net.ErrClosed
+			return
+		}
+	}
+}
+
+// send sends what Send is given until the peer is closed. Its message is reused: the transport has encoded it when the
+// stream's Send returns.
+func (p *forwardPeer) send() {
+	var frame openshellpb.TcpForwardFrame
+	var data openshellpb.TcpForwardFrame_Data
+	frame.Payload = &data
+	for {
+		select {
+		case data.Data = <-p.out:
+			p.sent <- p.stream.Send(&frame)
+		case <-p.closed:
+			return
+		}
+	}
+}
+
+// next returns the next frame.
+func (p *forwardPeer) next() (*openshellpb.TcpForwardFrame, error) {
+	select {
+	case frame, ok := <-p.frames:
+		if !ok {
+			return nil, p.err
+		}
+		return frame, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// awaitInit receives the first frame.
+func (p *forwardPeer) awaitInit(ctx context.Context) (*openshellpb.TcpForwardInit, error) {
+	timer := time.NewTimer(initTimeout)
+	defer timer.Stop()
+	select {
+	case frame, ok := <-p.frames:
+		if ok && frame.GetInit() != nil {
+			return frame.GetInit(), nil
+		}
+		if ok || errors.Is(p.err, io.EOF) {
+			return nil, fault.New(fault.InvalidArgument, "FORWARD_INIT_EXPECTED", "first TcpForwardFrame must be init")
+		}
+		return nil, p.err
+	case <-timer.C:
+		return nil, fault.New(fault.DeadlineExceeded, "FORWARD_INIT_TIMEOUT", "no init within %s", initTimeout)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // Recv implements pipe.Peer.
 func (p *forwardPeer) Recv() ([]byte, error) {
 	for {
-		frame, err := p.stream.Recv()
+		frame, err := p.next()
 		if err != nil {
 			return nil, err
 		}
@@ -176,10 +238,18 @@ func (p *forwardPeer) Recv() ([]byte, error) {
 func (p *forwardPeer) Send(data []byte) error {
 	for len(data) > 0 {
 		n := min(len(data), forwardFrame)
-		p.data.Data = data[:n]
-		p.out.Payload = &p.data
-		if err := p.stream.Send(&p.out); err != nil {
-			return err
+		select {
+		case p.out <- data[:n]:
+		case <-p.closed:
+			return net.ErrClosed
+		}
+		select {
+		case err := <-p.sent:
+			if err != nil {
+				return err
+			}
+		case <-p.closed:
+			return net.ErrClosed
 		}
 		data = data[n:]
 	}
@@ -190,4 +260,4 @@ func (p *forwardPeer) Send(data []byte) error {
 func (p *forwardPeer) HalfClose() bool { return false }
 
 // Close implements pipe.Peer.
-func (p *forwardPeer) Close() { p.stop(errForwarded) }
+func (p *forwardPeer) Close() { p.once.Do(func() { close(p.closed) }) }

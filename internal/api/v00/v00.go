@@ -130,7 +130,8 @@ func Descriptors() []protoreflect.ServiceDescriptor {
 	}
 }
 
-// Streams are the methods, as full names, whose streams the gateway has to be able to end.
+// Streams are the methods, as full names, whose streams the gateway has to be able to end. ForwardTcp ends by itself when
+// its context does.
 func Streams() map[string]bool {
 	out := map[string]bool{}
 	for _, service := range Descriptors() {
@@ -140,6 +141,7 @@ func Streams() map[string]bool {
 			}
 		}
 	}
+	delete(out, openshellpb.OpenShell_ForwardTcp_FullMethodName)
 	return out
 }
 
