@@ -11,12 +11,16 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/authn"
@@ -336,5 +340,40 @@ func TestBeforeListenNothingIsServed(t *testing.T) {
 	p, err := s.Authenticator(tokens{}).Authenticate(ctx, &authn.Request{Authorization: []string{"Bearer admin"}})
 	if p != nil || !fault.Is(err, fault.PermissionDenied) {
 		t.Errorf("%v, %v", p, err)
+	}
+}
+
+// TestInsideATunnel calls over a connection that was made inside the process, as a tunnel's is. The tunnel itself was
+// asked for over plain HTTP, which callback addresses refuse.
+func TestInsideATunnel(t *testing.T) {
+	t.Parallel()
+	for name, s := range setups() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t, s)
+			g.wait(t)
+			pipe := bufconn.Listen(1 << 16)
+			t.Cleanup(func() { pipe.Close() })
+			conn, err := grpc.NewClient("passthrough:///tunnel", grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return pipe.DialContext(ctx) }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			var serving sync.WaitGroup
+			serving.Go(func() {
+				c, err := pipe.Accept()
+				if err == nil {
+					err = g.served.ServeConn(context.Background(), c)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			if err := call(conn, "/openshell.v1.OpenShell/ListSandboxes", "admin"); err != nil {
+				t.Error(err)
+			}
+			serving.Wait()
+		})
 	}
 }

@@ -2,6 +2,7 @@ package callback_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -151,6 +152,7 @@ type gateway struct {
 	port    int
 	notes   *notes
 	changed chan []netip.Addr
+	served  *listener.Port
 }
 
 type setup struct {
@@ -159,6 +161,7 @@ type setup struct {
 	driver  func(port int) callback.Driver
 	public  []netip.Addr
 	slow    bool // no fast path: every call comes over the bridge
+	tls     *tls.Config
 }
 
 // start runs a gateway, and waits until the addresses of the driver have changed once if that wants any.
@@ -201,12 +204,13 @@ func start(t *testing.T, s setup) *gateway {
 		}
 	}
 	port, err := listener.New(listener.Config{
-		GRPC: server, FastPath: !s.slow, Logger: slog.New(slog.DiscardHandler),
+		TLS: s.tls, GRPC: server, FastPath: !s.slow, Logger: slog.New(slog.DiscardHandler),
 		HTTP: g.scope.HTTP(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "in full") })),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.served = port
 	all := g.scope.Listen(l)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

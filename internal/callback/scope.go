@@ -113,6 +113,9 @@ type view struct {
 
 // narrow tells whether a connection with this local end is for sandboxes only.
 func (v *view) narrow(local net.Addr) bool {
+	if local == nil {
+		return true
+	}
 	tcp, ok := local.(*net.TCPAddr)
 	if !ok {
 		// Made inside the process by who was let in already, or a Unix socket: drivers cannot ask for either.
