@@ -45,6 +45,7 @@ type gateway struct {
 	workspaces fakeWorkspaces
 
 	mu        sync.Mutex
+	config    fakeConfig
 	sandboxes map[string]*openshellpb.Sandbox
 	providers map[string]*datamodelpb.Provider
 	watches   map[string]int
