@@ -27,7 +27,8 @@ func runAs(user, group string) *sandboxpb.SandboxPolicy {
 func TestSubmittedRefusesUnsafePolicies(t *testing.T) {
 	t.Parallel()
 	for _, p := range []*sandboxpb.SandboxPolicy{
-		{}, reach("example.com", "*.example.com", "**.example.com", "10.0.0.1", "::1", "", "localhost"),
+		{},
+		reach("example.com", "*.example.com", "**.example.com", "10.0.0.1", "::1", "", "localhost"),
 		runAs("", ""), runAs("sandbox", "sandbox"), runAs("1", "4294967294"),
 		{Filesystem: &sandboxpb.FilesystemPolicy{ReadOnly: []string{"/", "/a..b/..c"}, ReadWrite: []string{"/tmp/"}}},
 	} {
@@ -126,9 +127,12 @@ func TestStatusOfARevision(t *testing.T) {
 		inForce bool
 		want    policy.Status
 	}{
-		{r, true, policy.StatusPending}, {r, false, policy.StatusSuperseded},
-		{loaded, true, policy.StatusLoaded}, {loaded, false, policy.StatusSuperseded},
-		{failed, true, policy.StatusFailed}, {failed, false, policy.StatusFailed},
+		{r, true, policy.StatusPending},
+		{r, false, policy.StatusSuperseded},
+		{loaded, true, policy.StatusLoaded},
+		{loaded, false, policy.StatusSuperseded},
+		{failed, true, policy.StatusFailed},
+		{failed, false, policy.StatusFailed},
 	} {
 		if got := tc.r.Status(tc.inForce); got != tc.want {
 			t.Errorf("%q in force %t is %d, want %d", tc.r.State, tc.inForce, got, tc.want)

@@ -21,7 +21,9 @@ import (
 	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/policy"
 	"sallyport.dev/sallyport/internal/principal"
+	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/settings"
+	"sallyport.dev/sallyport/internal/store"
 )
 
 func yes() *sandboxpb.SettingValue {
@@ -579,5 +581,73 @@ func TestAnnotationsOfChanges(t *testing.T) {
 	sb, err := c.sandboxes.ByID(c.id)
 	if err != nil || len(sb.Annotations) != 128 || sb.Annotations["by"] != "y" {
 		t.Errorf("the sandbox has %v, %v", sb.Annotations, err)
+	}
+}
+
+// TestDeletionLeavesNoRevisions changes a policy while its sandbox is deleted.
+func TestDeletionLeavesNoRevisions(t *testing.T) {
+	t.Parallel()
+	c := newConfigRig(t)
+	for round := range 20 {
+		name := fmt.Sprintf("gone-%d", round)
+		c.box(t, "", name, "alice")
+		var racing sync.WaitGroup
+		for i := range 4 {
+			racing.Go(func() {
+				_, err := c.UpdateConfig(c.admin, &openshellpb.UpdateConfigRequest{Name: name, Policy: rules1(fmt.Sprintf("r%d.example", i))})
+				if err != nil && status.Code(err) != codes.NotFound {
+					t.Error(err)
+				}
+			})
+		}
+		racing.Go(func() {
+			if _, err := c.DeleteSandbox(c.admin, &openshellpb.DeleteSandboxRequest{Name: name}); err != nil {
+				t.Error(err)
+			}
+		})
+		racing.Wait()
+		if n := c.store.Count(policy.Kind); n != 0 {
+			t.Fatalf("%d revisions are left of a deleted sandbox", n)
+		}
+	}
+}
+
+// TestRowsOfEarlierVersionsAreRead covers sandboxes of which it is stored with the sandbox alone how their policy fared.
+func TestRowsOfEarlierVersionsAreRead(t *testing.T) {
+	t.Parallel()
+	c := newConfigRig(t)
+	for field, want := range map[string]openshellpb.PolicyStatus{
+		`"policyVersion":1`:        openshellpb.PolicyStatus_POLICY_STATUS_LOADED,
+		`"policyError":"too much"`: openshellpb.PolicyStatus_POLICY_STATUS_FAILED,
+	} {
+		name := fmt.Sprintf("old-%d", want)
+		made, err := c.CreateSandbox(c.admin, &openshellpb.CreateSandboxRequest{Name: name, Spec: &openshellpb.SandboxSpec{Policy: rules1("a.example")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.store.Update(t.Context(), sandbox.Kind, made.Sandbox.Metadata.Id, func(o *store.Object) error {
+			o.Payload = append([]byte("{"+field+","), o.Payload[1:]...)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := func(version uint32, want openshellpb.PolicyStatus) {
+			t.Helper()
+			r, err := c.GetSandboxPolicyStatus(c.reader, &openshellpb.GetSandboxPolicyStatusRequest{Name: name, Version: version})
+			if err != nil || r.Revision.Status != want {
+				t.Errorf("%s, version %d: %v, %v", field, version, r, err)
+			}
+		}
+		read(1, want)
+		if r, err := c.UpdateConfig(c.admin, &openshellpb.UpdateConfigRequest{Name: name, Policy: rules1("b.example")}); err != nil || r.Version != 2 {
+			t.Errorf("%s: %v, %v", field, r, err)
+		}
+		after := openshellpb.PolicyStatus_POLICY_STATUS_SUPERSEDED
+		if want == openshellpb.PolicyStatus_POLICY_STATUS_FAILED {
+			after = want
+		}
+		read(1, after)
+		read(2, openshellpb.PolicyStatus_POLICY_STATUS_PENDING)
 	}
 }
