@@ -50,6 +50,8 @@ type gateway struct {
 	providers map[string]*datamodelpb.Provider
 	watches   map[string]int
 	hangs     map[string]chan struct{}
+	// sshSessions counts those that were not given back.
+	sshSessions int
 	// bearers are the authorization headers seen, also on calls that need none.
 	bearers []string
 	revoked revocations

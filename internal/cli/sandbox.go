@@ -18,7 +18,7 @@ const (
 
 func (a *app) sandboxCommand() *cobra.Command {
 	return group("sandbox", "Create and use sandboxes", []string{"sb"},
-		a.sandboxCreateCommand(), a.sandboxListCommand(), a.sandboxGetCommand(), a.sandboxExecCommand(),
+		a.sandboxCreateCommand(), a.sandboxListCommand(), a.sandboxGetCommand(), a.sandboxExecCommand(), a.sandboxSSHCommand(),
 		a.sandboxDeleteCommand())
 }
 

@@ -370,8 +370,15 @@ type tunnel struct {
 
 func (t *tunnel) Read(p []byte) (int, error) { return t.in.Read(p) }
 
+// answer is the head of a response, and its body if it is a refusal.
+type answer struct {
+	code   int
+	header http.Header
+	body   string
+}
+
 // ask sends a request as clients of the older generation write it, with what is sent right behind it.
-func (r *rig) ask(method, headers, behind string) (*http.Response, *tunnel) {
+func (r *rig) ask(method, headers, behind string) (answer, *tunnel) {
 	r.t.Helper()
 	conn := r.dial()
 	_, err := fmt.Fprintf(conn, "%s /connect/ssh HTTP/1.1\r\nHost: %s\r\n%s\r\n%s", method, r.address, headers, behind)
@@ -379,15 +386,21 @@ func (r *rig) ask(method, headers, behind string) (*http.Response, *tunnel) {
 	in := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(in, &http.Request{Method: method})
 	r.must(err)
-	r.t.Cleanup(func() { resp.Body.Close() })
-	return resp, &tunnel{conn, in}
+	defer resp.Body.Close()
+	a := answer{code: resp.StatusCode, header: resp.Header}
+	if a.code != http.StatusOK {
+		body, err := io.ReadAll(resp.Body)
+		r.must(err)
+		a.body = string(body)
+	}
+	return a, &tunnel{conn, in}
 }
 
 // connect asks with a token and returns the status.
 func (r *rig) connect(id, token string) (int, *tunnel) {
 	r.t.Helper()
-	resp, conn := r.ask("CONNECT", "X-Sandbox-Id: "+id+"\r\nX-Sandbox-Token: "+token+"\r\n", "")
-	return resp.StatusCode, conn
+	a, conn := r.ask("CONNECT", "X-Sandbox-Id: "+id+"\r\nX-Sandbox-Token: "+token+"\r\n", "")
+	return a.code, conn
 }
 
 // open connects and fails the test if that is refused.

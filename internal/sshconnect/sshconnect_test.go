@@ -106,9 +106,9 @@ func TestBytesBehindTheRequest(t *testing.T) {
 	id := r.box("one", "alice")
 	r.supervise(id)
 	token := r.session("alice", id).Token
-	resp, conn := r.ask("CONNECT", "X-Sandbox-Id: "+id+"\r\nX-Sandbox-Token: "+token+"\r\nX-Request-Id: mine\r\n", "SSH-2.0-early\r\n")
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Request-Id") != "mine" {
-		t.Fatalf("status %d, id %q", resp.StatusCode, resp.Header.Get("X-Request-Id"))
+	a, conn := r.ask("CONNECT", "X-Sandbox-Id: "+id+"\r\nX-Sandbox-Token: "+token+"\r\nX-Request-Id: mine\r\n", "SSH-2.0-early\r\n")
+	if a.code != http.StatusOK || a.header.Get("X-Request-Id") != "mine" {
+		t.Fatalf("status %d, id %q", a.code, a.header.Get("X-Request-Id"))
 	}
 	line, err := conn.in.ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "SSH-2.0-") {
@@ -168,12 +168,11 @@ func TestStatuses(t *testing.T) {
 		"everything in its place": {"CONNECT", head(ready, mine), 200},
 	} {
 		t.Run(name, func(t *testing.T) {
-			resp, _ := r.ask(c.method, c.headers, "")
-			if resp.StatusCode != c.want {
-				body, _ := io.ReadAll(resp.Body)
-				t.Errorf("%d %s, want %d", resp.StatusCode, body, c.want)
+			a, _ := r.ask(c.method, c.headers, "")
+			if a.code != c.want || strings.Contains(a.body, mine) {
+				t.Errorf("%d %s, want %d", a.code, a.body, c.want)
 			}
-			if resp.Header.Get("X-Request-Id") == "" {
+			if a.header.Get("X-Request-Id") == "" {
 				t.Error("no request id")
 			}
 		})
@@ -207,15 +206,14 @@ func TestWaitForTheSupervisor(t *testing.T) {
 	stop()
 	r.eventually("the supervisor is gone", func() bool { _, ok := r.relays.Connected(id); return !ok })
 	r.running(id)
-	done := make(chan *http.Response, 1)
-	go func() {
-		resp, _ := r.ask("CONNECT", "X-Sandbox-Id: "+id+"\r\nX-Sandbox-Token: "+token+"\r\n", "")
-		done <- resp
-	}()
+	conn := r.dial()
+	_, err := io.WriteString(conn, "CONNECT /connect/ssh HTTP/1.1\r\nHost: x\r\nX-Sandbox-Id: "+id+"\r\nX-Sandbox-Token: "+token+"\r\n\r\n")
+	r.must(err)
 	r.eventually("the request waits", func() bool { return r.sessions.Connections() == 1 })
 	r.supervise(id)
-	if resp := <-done; resp.StatusCode != http.StatusOK {
-		t.Errorf("status %d after the supervisor came", resp.StatusCode)
+	head := make([]byte, len("HTTP/1.1 200"))
+	if _, err := io.ReadFull(conn, head); err != nil || string(head) != "HTTP/1.1 200" {
+		t.Errorf("%q, %v after the supervisor came", head, err)
 	}
 }
 
@@ -435,8 +433,8 @@ func TestGuessing(t *testing.T) {
 		}
 	}
 	for i, wanted := range []int{401, 401, 429} {
-		if resp, _ := r.ask("CONNECT", "X-Sandbox-Id: "+id+"\r\n", ""); resp.StatusCode != wanted {
-			t.Errorf("without a token, %d: %d, want %d", i, resp.StatusCode, wanted)
+		if a, _ := r.ask("CONNECT", "X-Sandbox-Id: "+id+"\r\n", ""); a.code != wanted {
+			t.Errorf("without a token, %d: %d, want %d", i, a.code, wanted)
 		}
 	}
 	handshake(t, r.open(id, token))
