@@ -443,7 +443,7 @@ func TestGuessing(t *testing.T) {
 // A client that says nothing more gets what is still to come, and a silent connection ends.
 func TestEndsOfBytes(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, options{pipe: pipe.Options{Idle: 300 * time.Millisecond, HalfOpen: 200 * time.Millisecond}})
+	r := newRig(t, options{pipe: pipe.Options{Idle: 2 * time.Second, HalfOpen: 200 * time.Millisecond}})
 	id := r.box("one", "alice")
 	r.supervise(id)
 	conn := r.open(id, r.session("alice", id).Token)
