@@ -95,7 +95,11 @@ func Serve(ctx context.Context, opts Options, register func(*grpc.Server)) error
 	defer force.Stop()
 	srv.GracefulStop()
 	opts.Logger.Info("stopped", "socket", opts.Socket)
-	return <-done
+	// Stopped before it began to serve is stopped all the same.
+	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve driver on %s: %w", opts.Socket, err)
+	}
+	return nil
 }
 
 // guard keeps one bad call from taking the driver down, and ends streams when the server stops.

@@ -204,7 +204,8 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 		}
 		end := streamstop.Of(admitted)
 		if end == nil {
-			admitted, end = context.WithCancelCause(admitted)
+			admitted = streamstop.With(admitted)
+			end = streamstop.Of(admitted)
 		}
 		defer end(nil)
 		defer d.sessions.Enter(c.principal, end)()

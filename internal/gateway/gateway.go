@@ -22,6 +22,7 @@ import (
 	"sallyport.dev/sallyport/internal/api/v00"
 	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/audit/sessions"
+	"sallyport.dev/sallyport/internal/callback"
 	"sallyport.dev/sallyport/internal/credential"
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/driver"
@@ -35,6 +36,8 @@ import (
 	"sallyport.dev/sallyport/internal/relay/exec"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/sshconnect"
+	"sallyport.dev/sallyport/internal/sshsession"
 	"sallyport.dev/sallyport/internal/store"
 	"sallyport.dev/sallyport/internal/store/sqlite"
 	"sallyport.dev/sallyport/internal/streamstop"
@@ -80,6 +83,9 @@ type Gateway struct {
 	metrics   *metrics
 	readiness *readiness
 	port      *listener.Port
+	callback  *callback.Scope
+	ssh       *sshsession.Service
+	connect   *sshconnect.Handler
 	// tunnels are nil unless they are served.
 	tunnels *wstunnel.Tunnels
 	// certificates are nil without TLS.
@@ -123,6 +129,13 @@ func (g *Gateway) build(ctx context.Context) error {
 	services, err := g.services()
 	if err != nil {
 		return err
+	}
+	g.callback, err = callback.New(callback.Config{
+		Driver: g.compute, Table: g.identity.rules.Table(), Public: g.cfg.Listen.Public, Recorder: g.recorder, Logger: g.log,
+		Refused: g.metrics.outOfScope,
+	})
+	if err != nil {
+		return fmt.Errorf("set up the addresses of sandboxes: %w", err)
 	}
 	d, err := g.door()
 	if err != nil {
@@ -181,7 +194,34 @@ func (g *Gateway) services() (v00.Services, error) {
 		svc.Audit = g.auditLog
 	}
 	svc.Explain, svc.Workspaces = g.explainer(), g.identity.workspaces
+	if err := g.openSSH(); err != nil {
+		return v00.Services{}, err
+	}
+	svc.SSH = v00.SSH{
+		Sessions: g.ssh, Bind: g.cfg.Listen.Address, TLS: g.cfg.TLS.Certificate != "", Host: g.cfg.SSH.Host,
+		Port: uint16(g.cfg.SSH.Port), ConnectPath: g.cfg.SSH.Path,
+	}
 	return svc, nil
+}
+
+// openSSH builds the sessions of SSH clients and what connects them.
+func (g *Gateway) openSSH() (err error) {
+	ttl := g.cfg.SSH.TTL
+	if ttl == 0 {
+		ttl = -1 // For ever, as the sessions understand it.
+	}
+	if g.ssh, err = sshsession.New(sshsession.Config{
+		Store: g.store, Sandboxes: g.sandboxes, Users: g.identity.revoked, TTL: ttl, Logger: g.log,
+	}); err != nil {
+		return fmt.Errorf("open the SSH sessions: %w", err)
+	}
+	g.connect, err = sshconnect.New(sshconnect.Config{
+		Sessions: g.ssh, Relays: g.relays, Limiter: g.identity.limiter, Audit: g.recorder, Observe: g.metrics.connected, Logger: g.log,
+	})
+	if err != nil {
+		return fmt.Errorf("set up SSH connections: %w", err)
+	}
+	return nil
 }
 
 // openResolver reaches the credentials driver, if there is one. Without it, providers that name a driver credential
@@ -214,7 +254,8 @@ func publicServices() []protoreflect.ServiceDescriptor {
 }
 
 func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
-	options := append(listener.GRPCOptions(), grpc.MaxConcurrentStreams(uint32(g.cfg.Limits.Streams)), grpc.ChainUnaryInterceptor(d.Unary()), grpc.ChainStreamInterceptor(d.Stream()),
+	options := append(listener.GRPCOptions(), grpc.MaxConcurrentStreams(uint32(g.cfg.Limits.Streams)),
+		grpc.ChainUnaryInterceptor(g.callback.Unary(), d.Unary()), grpc.ChainStreamInterceptor(g.callback.Stream(), d.Stream()),
 		grpc.UnknownServiceHandler(d.Unknown()), grpc.InTapHandle(streamstop.Tap(v00.Streams())))
 	g.grpc = grpc.NewServer(options...)
 	v00.Register(g.grpc, services)
@@ -231,7 +272,7 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 		return err
 	}
 	g.port, err = listener.New(listener.Config{
-		TLS: tlsConfig, GRPC: g.grpc, HTTP: pages, FastPath: g.cfg.Listen.FastPath, Logger: g.log,
+		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.callback.HTTP(pages), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
 		MaxConnections: g.cfg.Limits.Connections, MaxPerAddress: g.cfg.Limits.ConnectionsPerAddress,
 		LimitLoopback: g.cfg.Limits.LimitLoopback, Refused: g.metrics.turnedAway,
 	})
@@ -298,6 +339,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.log.Info("gateway serving", "address", l.Addr().String(), "tls", g.cfg.TLS.Certificate != "", "version", g.opts.Version,
 		"sandboxes", g.store.Count(sandbox.Kind))
+	all := g.callback.Listen(l)
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.readiness.Run(gctx) })
 	group.Go(func() error {
@@ -309,6 +351,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
+	group.Go(func() error { return ignoreCanceled(gctx, g.ssh.Run(gctx)) })
 	group.Go(func() error { return g.sandboxes.Retry(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })
 	g.identity.run(func(loop func(context.Context) error) {
@@ -333,7 +376,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 		stopTunnels := context.AfterFunc(gctx, g.tunnels.Close)
 		defer stopTunnels()
 	}
-	group.Go(func() error { return g.port.Serve(gctx, l, g.cfg.ShutdownGrace) })
+	group.Go(func() error { return ignoreCanceled(gctx, all.Run(gctx)) })
+	group.Go(func() error { return g.port.Serve(gctx, all, g.cfg.ShutdownGrace) })
 	err = group.Wait()
 	g.sandboxes.Wait()
 	g.note(audit.ActionStop, "", nil)
@@ -353,6 +397,9 @@ func ignoreCanceled(ctx context.Context, err error) error {
 func (g *Gateway) Close() {
 	if g.grpc != nil {
 		g.grpc.Stop()
+	}
+	if g.connect != nil {
+		g.connect.Close()
 	}
 	if g.resolver != nil {
 		g.resolver.Close()

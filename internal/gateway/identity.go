@@ -220,8 +220,8 @@ func (g *Gateway) door() (*door.Door, error) {
 		return nil, fmt.Errorf("set up authentication: %w", err)
 	}
 	return door.New(door.Config{
-		Authenticator: authenticator, Authorizer: id.rules, Observer: g.metrics, Logger: g.log,
-		Pass: []string{execchannel.MetadataKey}, Limiter: id.limiter, Sessions: id.revoked, Audit: g.recorder,
+		Authenticator: g.callback.Authenticator(authenticator), Authorizer: id.rules, Observer: g.metrics, Logger: g.log,
+		Pass: []string{execchannel.MetadataKey, ":authority"}, Limiter: id.limiter, Sessions: id.revoked, Audit: g.recorder,
 		Describe: v00.Describe, Peer: listener.Peer,
 	})
 }

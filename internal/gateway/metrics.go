@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/listener"
 	"sallyport.dev/sallyport/internal/ratelimit"
+	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/wstunnel"
 )
 
@@ -30,6 +32,7 @@ type metrics struct {
 	ready    *prometheus.GaugeVec
 	refused  *prometheus.CounterVec
 	away     *prometheus.CounterVec
+	http     *prometheus.CounterVec
 	keys     *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
 	keyAge   *prometheus.GaugeVec
@@ -74,6 +77,9 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		keyAge: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sallyport_oidc_key_age_seconds", Help: "Time since an issuer last confirmed its keys.",
 		}, []string{"issuer"}),
+		http: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "openshell_server_http_requests_total", Help: "Answered HTTP requests by path and status.",
+		}, []string{"path", "status"}),
 		away: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_connections_refused_total", Help: "Connections that were closed before they were served, by reason.",
 		}, []string{"reason"}),
@@ -88,7 +94,7 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) })
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.driver, m.ready, m.refused, m.away, m.keys, m.tokens, m.keyAge,
+		m.requests, m.duration, m.driver, m.ready, m.refused, m.away, m.http, m.keys, m.tokens, m.keyAge,
 		gauge("sallyport_supervisor_sessions", "Connected supervisors.", sessions),
 		gauge("sallyport_relays", "Open relays.", relays),
 		gauge("sallyport_sandboxes", "Stored sandboxes.", sandboxes),
@@ -154,6 +160,16 @@ func (m *metrics) limited(class ratelimit.Class) { m.refused.WithLabelValues(cla
 
 // turnedAway counts connections that were not served.
 func (m *metrics) turnedAway(why listener.Refusal) { m.away.WithLabelValues(string(why)).Inc() }
+
+// connected counts SSH connections by their answer.
+func (m *metrics) connected(status int) {
+	m.http.WithLabelValues(sshconnect.Path, strconv.Itoa(status)).Inc()
+}
+
+// outOfScope counts what was refused at addresses that serve sandboxes alone.
+func (m *metrics) outOfScope(method string) {
+	m.requests.WithLabelValues(method, codes.PermissionDenied.String()).Inc()
+}
 
 // tunnelRefused counts WebSocket tunnels that were not opened.
 func (m *metrics) tunnelRefused(why wstunnel.Refusal) {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"sallyport.dev/sallyport/internal/site"
+	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/web"
 	"sallyport.dev/sallyport/internal/wstunnel"
 )
@@ -40,6 +41,7 @@ func (g *Gateway) web() (http.Handler, error) {
 	})
 	mux.Handle(web.PathOIDCConfig, pages)
 	mux.Handle(web.PathConnect, pages)
+	mux.Handle(sshconnect.Path, g.connect)
 	limited := http.Handler(http.MaxBytesHandler(mux, maxBody))
 	if !edge.Tunnel {
 		return limited, nil

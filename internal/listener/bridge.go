@@ -60,7 +60,7 @@ func newBridge(server *grpc.Server, plain http.Handler) (*bridge, error) {
 		},
 	}
 	proxy := &httputil.ReverseProxy{
-		Transport: b.transport, FlushInterval: -1,
+		Transport: b.transport, FlushInterval: -1, ModifyResponse: trailersLast,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", "gateway"
 			r.Out.Host = r.In.Host
@@ -80,6 +80,22 @@ func newBridge(server *grpc.Server, plain http.Handler) (*bridge, error) {
 	}
 	b.same, b.rpc = proxy, transcoder
 	return b, nil
+}
+
+// trailersLast turns an answer that is nothing but a status, which gRPC sends in its headers, into one with trailers. The
+// proxy flushes headers as soon as it has them, which would otherwise now and then end the stream before the status.
+func trailersLast(r *http.Response) error {
+	if r.Header.Get("Grpc-Status") == "" {
+		return nil
+	}
+	r.Trailer = http.Header{}
+	for name, values := range r.Header {
+		if name != "Content-Type" && name != "Date" {
+			r.Trailer[name] = values
+			delete(r.Header, name)
+		}
+	}
+	return nil
 }
 
 func (b *bridge) close() {

@@ -36,14 +36,15 @@ func (s *stoppable) Value(k any) any {
 	return s.Context.Value(k)
 }
 
-// With returns a context that Stop can end.
+// With returns a context that the function that Of returns can end. Made by a hook before the stream, it ends the stream
+// itself; made later, it ends what the handler does, which returns then.
 func With(ctx context.Context) context.Context {
 	inner, stop := context.WithCancelCause(ctx)
 	return &stoppable{Context: inner, stop: stop}
 }
 
-// Of returns the function that ends the stream ctx belongs to: its context, and every Recv and Send that waits. The
-// handler still has to return. It is nil where the stream was not made stoppable.
+// Of returns the function that ends the stream ctx belongs to: its context, and, where Tap made it so, every Recv and Send
+// that waits. The handler still has to return. It is nil where the stream was not made stoppable.
 func Of(ctx context.Context) context.CancelCauseFunc {
 	stop, _ := ctx.Value(key{}).(context.CancelCauseFunc)
 	return stop

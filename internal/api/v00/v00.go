@@ -5,7 +5,6 @@ package v00
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -130,19 +129,11 @@ func Descriptors() []protoreflect.ServiceDescriptor {
 	}
 }
 
-// Streams are the methods, as full names, whose streams the gateway has to be able to end. ForwardTcp ends by itself when
-// its context does.
+// Streams are the methods, as full names, whose streams the gateway ends while their handler waits for the peer: those
+// that it holds by the thousand, each with one goroutine. gRPC then answers Canceled by itself, which is enough for a
+// supervisor; the others end by returning, with the reason.
 func Streams() map[string]bool {
-	out := map[string]bool{}
-	for _, service := range Descriptors() {
-		for i := range service.Methods().Len() {
-			if m := service.Methods().Get(i); m.IsStreamingServer() || m.IsStreamingClient() {
-				out[fmt.Sprintf("/%s/%s", service.FullName(), m.Name())] = true
-			}
-		}
-	}
-	delete(out, openshellpb.OpenShell_ForwardTcp_FullMethodName)
-	return out
+	return map[string]bool{openshellpb.OpenShell_ConnectSupervisor_FullMethodName: true}
 }
 
 // millis is the wire's form of a time: Unix milliseconds, 0 for none.

@@ -93,6 +93,18 @@ func (c *Config) listen(v *values) {
 		Health:  sideAddress(v, "health-port", "health-bind-address", ip),
 		Metrics: sideAddress(v, "metrics-port", "metrics-bind-address", ip),
 	}
+	for _, text := range v.list("public-addresses") {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			v.fail("public-addresses", fmt.Sprintf("not an IP address: %q", text), "write addresses such as 192.0.2.1")
+			break
+		}
+		c.Listen.Public = append(c.Listen.Public, a)
+	}
+	c.SSH = SSH{
+		Host: v.text("ssh-gateway-host"), Port: int(v.number("ssh-gateway-port")), Path: v.text("ssh-connect-path"),
+		TTL: time.Duration(v.number("ssh-session-ttl-secs")) * time.Second,
+	}
 	main, health, metrics := c.Listen.Address.Port(), c.Listen.Health.Port(), c.Listen.Metrics.Port()
 	switch {
 	case health != 0 && health == main:

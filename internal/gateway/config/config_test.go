@@ -119,7 +119,7 @@ func TestFile(t *testing.T) {
 		})
 	}
 	file := filepath.Join(t.TempDir(), "gateway.toml")
-	write(t, file, "[openshell.drivers.vendor]\nsocket_path = '/run/vendor.sock'\n[openshell.gateway]\nssh_session_ttl_secs = 5\n")
+	write(t, file, "[openshell.drivers.vendor]\nsocket_path = '/run/vendor.sock'\n[openshell.gateway]\nsupervisor_image = 'x'\n")
 	c, err := parse(t, nil, "--disable-tls", "--config", file, "--drivers", "Vendor")
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func TestFile(t *testing.T) {
 	if c.Drivers.ComputeSocket != "/run/vendor.sock" {
 		t.Errorf("socket = %q", c.Drivers.ComputeSocket)
 	}
-	if !containsLine(c.Warnings, "ssh_session_ttl_secs") {
+	if !containsLine(c.Warnings, "supervisor_image") {
 		t.Errorf("a key without effect is not reported: %q", c.Warnings)
 	}
 }

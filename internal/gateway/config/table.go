@@ -30,6 +30,27 @@ var listenSettings = []setting{
 		usage: "ip:port for metrics", more: "Counts only when `--metrics-port` and its variable are not given.",
 	},
 	{
+		name: "ssh-gateway-host", env: "OPENSHELL_SSH_GATEWAY_HOST", topic: topicListen, shown: "the address that the caller used",
+		usage: "name under which SSH clients are told to reach the gateway",
+	},
+	{
+		name: "ssh-gateway-port", env: "OPENSHELL_SSH_GATEWAY_PORT", topic: topicListen, kind: number, preset: "0", most: 65535,
+		usage: "port that SSH clients are told, 0 = the gateway's own",
+	},
+	{
+		name: "ssh-connect-path", env: "OPENSHELL_SSH_CONNECT_PATH", topic: topicListen,
+		usage: "path that SSH clients are told, where a proxy has another than /connect/ssh", more: "It does not change what the gateway serves.",
+	},
+	{
+		name: "ssh-session-ttl-secs", env: "SALLYPORT_SSH_SESSION_TTL_SECS", file: "gateway.ssh_session_ttl_secs", topic: topicListen, kind: number, preset: "86400", most: 10 * 365 * 86400,
+		usage: "life of SSH sessions in seconds, 0 = for ever", more: "They end with the user's access, too.",
+	},
+	{
+		name: "public-addresses", env: "SALLYPORT_PUBLIC_ADDRESSES", file: "gateway.public_addresses", topic: topicListen, kind: list,
+		usage: "IP addresses that serve users although a compute driver asks for them",
+		more:  "A gateway that listens on all addresses otherwise serves sandboxes alone at those that its driver asks for.",
+	},
+	{
 		name: "disable-fast-path", env: "SALLYPORT_DISABLE_FAST_PATH", file: "gateway.disable_fast_path", topic: topicListen, kind: boolean, preset: "false",
 		usage: "behind a proxy that mixes plain HTTP and gRPC on one HTTP/2 connection",
 	},
@@ -131,9 +152,6 @@ var edgeSettings = []setting{
 var unusedSettings = []setting{
 	{name: "server-san", env: "OPENSHELL_SERVER_SAN", file: "gateway.server_sans", kind: list, topic: topicUnused, unused: true, usage: "certificates are made elsewhere; sandbox service URLs are not served"},
 	{name: "enable-loopback-service-http", env: "OPENSHELL_ENABLE_LOOPBACK_SERVICE_HTTP", file: "gateway.enable_loopback_service_http", kind: boolean, preset: "true", topic: topicUnused, unused: true, usage: "sandbox service URLs are not served"},
-	{name: "ssh-gateway-host", env: "OPENSHELL_SSH_GATEWAY_HOST", topic: topicUnused, unused: true, usage: "SSH sessions of the older generation are not built"},
-	{name: "ssh-gateway-port", env: "OPENSHELL_SSH_GATEWAY_PORT", topic: topicUnused, unused: true, usage: "SSH sessions of the older generation are not built"},
-	{name: "ssh-connect-path", env: "OPENSHELL_SSH_CONNECT_PATH", topic: topicUnused, unused: true, usage: "in the reference it changes an answer and not the route"},
 	{name: "sandbox-ssh-port", env: "OPENSHELL_SANDBOX_SSH_PORT", topic: topicUnused, unused: true, usage: "the supervisor's SSH server is a Unix socket"},
 	{name: "ssh-handshake-skew-secs", env: "OPENSHELL_SSH_HANDSHAKE_SKEW_SECS", topic: topicUnused, unused: true, usage: "there is no handshake by clock"},
 	{name: "client-tls-secret-name", env: "OPENSHELL_CLIENT_TLS_SECRET_NAME", file: "gateway.client_tls_secret_name", topic: topicUnused, unused: true, usage: "a setting of the driver"},
@@ -159,5 +177,5 @@ var unusedKeys = []string{
 	"gateway.default_image", "gateway.enable_user_namespaces", "gateway.guest_tls_ca", "gateway.guest_tls_cert",
 	"gateway.guest_tls_key", "gateway.interceptors", "gateway.otlp", "gateway.policy_validation_failure_mode",
 	"gateway.provider_profile_sources", "gateway.sa_token_ttl_secs", "gateway.service_account_name",
-	"gateway.ssh_session_ttl_secs", "gateway.supervisor_image", "supervisor",
+	"gateway.supervisor_image", "supervisor",
 }

@@ -12,7 +12,7 @@ import (
 // good has a value for each setting that its kind does not tell.
 var good = map[string]string{
 	"bind-address": "127.0.0.2", "tls-external-server-names": "a.test,*.b.test", "oidc-issuer": "https://i.test", "oidc-discovery-url": "https://i.test/d",
-	"oidc-algorithms": "RS256,EdDSA", "allowed-origins": "https://a.test,http://localhost:1", "allowed-hosts": "a.test,b.test:443,[::1]:1",
+	"oidc-algorithms": "RS256,EdDSA", "allowed-origins": "https://a.test,http://localhost:1", "allowed-hosts": "a.test,b.test:443,[::1]:1", "public-addresses": "192.0.2.1,::1",
 	"kubernetes-api-url": "https://k.test", "audit-otlp-endpoint": "https://o.test/v1/logs", "db-url": "sqlite:/x/y.db", "drivers": "external",
 	"health-bind-address": "127.0.0.1:8081", "metrics-bind-address": "[::1]:8082", "port": "18000", "ssh-handshake-secret": "0123456789abcdef",
 }

@@ -20,6 +20,7 @@ type Config struct {
 	Edge          Edge
 	Audit         Audit
 	Limits        Limits
+	SSH           SSH
 	Sandbox       SandboxIdentity
 	Kubernetes    Kubernetes
 	Drivers       Drivers
@@ -44,6 +45,8 @@ type Listen struct {
 	Metrics netip.AddrPort
 	// FastPath: see listener.Config.
 	FastPath bool
+	// Public are addresses that serve users although a compute driver asks for them.
+	Public []netip.Addr
 }
 
 // TLS names certificates. Certificate is empty when TLS is off.
@@ -195,6 +198,15 @@ type Limits struct {
 	// FailedPerMinute is how many credentials of one address may be refused in a minute before it has to wait; 0 means no
 	// limit.
 	FailedPerMinute int
+}
+
+// SSH is what clients of SSH sessions are told, empty or 0 where the gateway finds out by itself.
+type SSH struct {
+	Host string
+	Port int
+	Path string
+	// TTL is the life of a session; 0 means for ever.
+	TTL time.Duration
 }
 
 // SandboxIdentity is how sandbox tokens are made.
