@@ -103,8 +103,13 @@ func (a *app) showAccess(r *sallyportpb.ExplainAccessResponse) {
 		memberships = append(memberships, w+" ("+r.GetWorkspaces()[w]+")")
 	}
 	pairs := []output.Pair{
-		{Key: "Identity", Value: r.GetIssuer() + "|" + r.GetSubject()}, {Key: "Name", Value: r.GetDisplayName()}, {Key: "Provider", Value: r.GetIdentityProvider()},
-		{Key: "Tenant", Value: r.GetTenant()}, {Key: "Roles", Value: list(r.GetRoles())}, {Key: "Scopes", Value: list(r.GetScopes())}, {Key: "Mode", Value: r.GetMode()},
+		{Key: "Identity", Value: r.GetIssuer() + "|" + r.GetSubject()},
+		{Key: "Name", Value: r.GetDisplayName()},
+		{Key: "Provider", Value: r.GetIdentityProvider()},
+		{Key: "Tenant", Value: r.GetTenant()},
+		{Key: "Roles", Value: list(r.GetRoles())},
+		{Key: "Scopes", Value: list(r.GetScopes())},
+		{Key: "Mode", Value: r.GetMode()},
 	}
 	if len(memberships) > 0 {
 		pairs = append(pairs, output.Pair{Key: "Workspaces", Value: list(memberships)})

@@ -104,9 +104,13 @@ func (a *app) policyGetCommand() *cobra.Command {
 
 func (a *app) showRevision(v revisionView, full bool) error {
 	pairs := []output.Pair{
-		{Key: "Version", Value: fmt.Sprint(v.Version)}, {Key: "Hash", Value: v.Hash}, {Key: "Status", Value: v.Status},
-		{Key: "Active version", Value: fmt.Sprint(v.ActiveVersion)}, {Key: "Created", Value: rfc3339(v.CreatedAtMS)},
-		{Key: "Loaded", Value: rfc3339(v.LoadedAtMS)}, {Key: "Load error", Value: v.LoadError},
+		{Key: "Version", Value: fmt.Sprint(v.Version)},
+		{Key: "Hash", Value: v.Hash},
+		{Key: "Status", Value: v.Status},
+		{Key: "Active version", Value: fmt.Sprint(v.ActiveVersion)},
+		{Key: "Created", Value: rfc3339(v.CreatedAtMS)},
+		{Key: "Loaded", Value: rfc3339(v.LoadedAtMS)},
+		{Key: "Load error", Value: v.LoadError},
 	}
 	a.out.Pairs(pairs)
 	if !full {

@@ -135,8 +135,10 @@ func (a *app) showSandboxSettings(ctx context.Context, s *session, name string) 
 		return a.out.Value(v)
 	}
 	a.out.Pairs([]output.Pair{
-		{Key: "Sandbox", Value: v.Sandbox}, {Key: "Config revision", Value: fmt.Sprint(v.ConfigRevision)},
-		{Key: "Policy source", Value: v.PolicySource}, {Key: "Policy hash", Value: v.PolicyHash},
+		{Key: "Sandbox", Value: v.Sandbox},
+		{Key: "Config revision", Value: fmt.Sprint(v.ConfigRevision)},
+		{Key: "Policy source", Value: v.PolicySource},
+		{Key: "Policy hash", Value: v.PolicyHash},
 	})
 	var rows [][]string
 	for _, key := range slices.Sorted(maps.Keys(v.Settings)) {

@@ -267,7 +267,7 @@ func (d *Door) admitAside(ctx context.Context, c *call) (admitted context.Contex
 	go func() {
 		defer close(done)
 		defer recovered(&err)
-		admitted, err = d.admit(ctx, c)
+		admitted, err = d.admit(ctx, c) //nolint:fatcontext // reason: it is assigned once, for the caller
 	}()
 	<-done
 	return admitted, err

@@ -42,7 +42,7 @@ func (g *Gateway) web() (http.Handler, error) {
 	mux.Handle(web.PathOIDCConfig, pages)
 	mux.Handle(web.PathConnect, pages)
 	mux.Handle(sshconnect.Path, g.connect)
-	limited := http.Handler(http.MaxBytesHandler(mux, maxBody))
+	limited := http.MaxBytesHandler(mux, maxBody)
 	if !edge.Tunnel {
 		return limited, nil
 	}

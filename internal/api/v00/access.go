@@ -63,7 +63,7 @@ func (h accessHandler) PreviewAccess(ctx context.Context, req *sallyportpb.Previ
 	if err != nil {
 		return nil, err
 	}
-	out := &sallyportpb.PreviewAccessResponse{Unchanged: int32(unchanged)} //nolint:gosec // Bounded by what is remembered.
+	out := &sallyportpb.PreviewAccessResponse{Unchanged: int32(unchanged)}
 	for _, c := range changes {
 		out.Changes = append(out.Changes, &sallyportpb.AccessChange{
 			Issuer: c.Issuer, Subject: c.Subject, DisplayName: c.DisplayName, Lost: c.Lost, Gained: c.Gained, Refused: c.Refused,
