@@ -2,7 +2,7 @@ package listener
 
 import (
 	"context"
-	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -29,7 +29,7 @@ type bridge struct {
 	transport *http.Transport
 	// same passes on what is gRPC already, rpc turns the other protocols into it.
 	same     http.Handler
-	rpc      http.Handler
+	rpc      func() http.Handler
 	plain    http.Handler
 	services []string
 
@@ -47,7 +47,7 @@ const (
 // pipeBuffer is the in-memory connection's buffer.
 const pipeBuffer = 256 << 10
 
-func newBridge(server *grpc.Server, plain http.Handler) (*bridge, error) {
+func newBridge(server *grpc.Server, plain http.Handler, log *slog.Logger) *bridge {
 	b := &bridge{pipe: bufconn.Listen(pipeBuffer), plain: plain}
 	protocols := &http.Protocols{}
 	protocols.SetUnencryptedHTTP2(true)
@@ -74,12 +74,17 @@ func newBridge(server *grpc.Server, plain http.Handler) (*bridge, error) {
 		services = append(services, vanguard.NewService(name, proxy,
 			vanguard.WithTargetProtocols(vanguard.ProtocolGRPC), vanguard.WithTargetCodecs(vanguard.CodecProto)))
 	}
-	transcoder, err := vanguard.NewTranscoder(services, vanguard.WithUnknownHandler(proxy))
-	if err != nil {
-		return nil, fmt.Errorf("make the transcoder: %w", err)
-	}
-	b.same, b.rpc = proxy, transcoder
-	return b, nil
+	b.same = proxy
+	// It reads the description of every method, which is a tenth of the gateway's start, and many gateways never need it.
+	b.rpc = sync.OnceValue(func() http.Handler {
+		transcoder, err := vanguard.NewTranscoder(services, vanguard.WithUnknownHandler(proxy))
+		if err != nil {
+			log.Error("gRPC-Web and Connect cannot be served", "error", err)
+			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+		}
+		return transcoder
+	})
+	return b
 }
 
 // trailersLast turns an answer that is nothing but a status, which gRPC sends in its headers, into one with trailers. The
@@ -205,7 +210,7 @@ func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if isGRPC(r.Header.Get("Content-Type")) {
 			b.same.ServeHTTP(w, r)
 		} else {
-			b.rpc.ServeHTTP(w, r)
+			b.rpc().ServeHTTP(w, r)
 		}
 		return
 	}

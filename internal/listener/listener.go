@@ -121,10 +121,7 @@ func New(cfg Config) (*Port, error) {
 		p.cfg.TLS = harden(cfg.TLS)
 		p.outer = p.look()
 	}
-	b, err := newBridge(cfg.GRPC, cfg.HTTP)
-	if err != nil {
-		return nil, fmt.Errorf("set up the gRPC bridge: %w", err)
-	}
+	b := newBridge(cfg.GRPC, cfg.HTTP, cfg.Logger)
 	p.bridge = b
 	versions := &http.Protocols{}
 	versions.SetHTTP1(true)
