@@ -21,6 +21,9 @@ func (d *DB) Apply(ctx context.Context, revision uint64, batch []store.Tx) (resu
 	defer d.release()
 	// A context that cannot end spares the driver a goroutine for each statement.
 	ctx = context.Background()
+	if err := d.prepareWrites(ctx); err != nil {
+		return nil, err
+	}
 	if _, err := d.stmt.begin.ExecContext(ctx); err != nil {
 		return nil, fmt.Errorf("begin transaction: %w", err)
 	}
