@@ -27,6 +27,9 @@ const (
 const (
 	// tickInterval is how often the log looks for repeated denials and unsigned records that are due.
 	tickInterval = 5 * time.Second
+	// gatherTime is how long records that nobody waits for may gather before they are written: a sync costs as much as
+	// a call does, and a busy gateway would pay it for each.
+	gatherTime = 10 * time.Millisecond
 	// signAfter is how long a record stays without a checkpoint.
 	signAfter = time.Minute
 	// closeTimeout is how long Close goes on trying to write to a disk that fails.
@@ -330,6 +333,7 @@ func (l *Log) run() {
 		due := false
 		select {
 		case <-l.wake:
+			l.gather()
 		case <-ticker.C:
 			due = true
 		case <-l.stop:
@@ -348,6 +352,27 @@ func (l *Log) run() {
 			return
 		}
 		repeated = repeated[:0]
+	}
+}
+
+// gather lets records come together, unless somebody waits for them or the queue fills up.
+func (l *Log) gather() {
+	timer := time.NewTimer(gatherTime)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		urgent := l.batch != nil || l.space != nil || len(l.pending) >= l.o.Queue/2
+		l.mu.Unlock()
+		if urgent {
+			return
+		}
+		select {
+		case <-l.wake:
+		case <-timer.C:
+			return
+		case <-l.stop:
+			return
+		}
 	}
 }
 
