@@ -198,7 +198,11 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx := stream.Context()
 		c := d.enter(ctx, info.FullMethod)
-		admitted, err := d.admitAside(ctx, c)
+		admit := d.admit
+		if streamstop.Of(ctx) != nil {
+			admit = d.admitAside
+		}
+		admitted, err := admit(ctx, c)
 		if err != nil {
 			return d.leave(ctx, c, err, grpc.SetTrailer)
 		}
@@ -260,8 +264,9 @@ func (d *Door) enter(ctx context.Context, method string) *call {
 	return c
 }
 
-// admitAside is admit on a goroutine of its own. Checking a signature needs a stack several times as large as waiting
-// for a message does, and the stack of a stream would keep that size for as long as the stream lives.
+// admitAside is admit on a goroutine of its own, for streams that are held by the thousand. Checking a signature needs a
+// stack several times as large as waiting for a message does, and the stack of a stream would keep that size for as long
+// as the stream lives. For short streams it would only cost time.
 func (d *Door) admitAside(ctx context.Context, c *call) (admitted context.Context, err error) {
 	done := make(chan struct{})
 	go func() {
