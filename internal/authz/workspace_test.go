@@ -25,7 +25,7 @@ func scheme(tb testing.TB, s authz.Scheme, private bool, members authz.Members) 
 
 func TestWorkspace(t *testing.T) {
 	t.Parallel()
-	members := authz.Fixed{"a": authz.Admin, "u": authz.User}
+	members := fixed{"a": authz.Admin, "u": authz.User}
 	for name, tc := range map[string]struct {
 		scheme    authz.Scheme
 		roles     string
@@ -65,7 +65,7 @@ func TestOnlyUsersActInWorkspaces(t *testing.T) {
 	t.Parallel()
 	sandbox := &principal.Principal{Kind: principal.Sandbox, SandboxID: "b", Roles: []string{asAdmin}}
 	for _, s := range []authz.Scheme{authz.Roles, authz.Workspaces, authz.Authenticated} {
-		a := scheme(t, s, false, authz.Fixed{"w": authz.Admin})
+		a := scheme(t, s, false, fixed{"w": authz.Admin})
 		for _, p := range []*principal.Principal{nil, {}, sandbox} {
 			want := fault.Unauthenticated
 			if p == sandbox {
@@ -89,7 +89,7 @@ func TestOnlyUsersActInWorkspaces(t *testing.T) {
 
 func TestOwners(t *testing.T) {
 	t.Parallel()
-	members := authz.Fixed{"a": authz.Admin, "u": authz.User}
+	members := fixed{"a": authz.Admin, "u": authz.User}
 	for name, tc := range map[string]struct {
 		scheme    authz.Scheme
 		private   bool
@@ -179,21 +179,26 @@ func TestBootstrapCredentials(t *testing.T) {
 	}
 }
 
+// fixed is the memberships of one user, by workspace.
+type fixed map[string]authz.Role
+
+func (f fixed) Role(workspace string, _ *principal.Principal) authz.Role { return f[workspace] }
+func (f fixed) Of(*principal.Principal) map[string]authz.Role            { return f }
+func (f fixed) Name(p *principal.Principal) string                       { return p.Subject }
+
 // TestVerdicts compares what two policies mean for one user.
 func TestVerdicts(t *testing.T) {
 	t.Parallel()
 	p := user(asUser, "")
 	allowed := func(policy authz.Policy, members authz.Members, workspace string) map[string]bool {
-		all, err := authz.Verdicts(table(t), policy, members, p, workspace)
+		a, err := authz.New(table(t), policy)
 		if err != nil {
 			t.Fatal(err)
 		}
+		a = a.WithMembers(members)
 		out := map[string]bool{}
-		for _, v := range all {
-			out[v.Method] = v.Err == nil
-			if rule, ok := table(t).Rule(v.Method); !ok || rule != v.Rule {
-				t.Errorf("%s has another rule", v.Method)
-			}
+		for _, method := range a.Table().Methods() {
+			out[method] = a.Decide(p, method, workspace) == nil
 		}
 		return out
 	}
@@ -201,7 +206,7 @@ func TestVerdicts(t *testing.T) {
 	workspaces := roles
 	workspaces.Scheme = authz.Workspaces
 	stranger := allowed(workspaces, nil, "")
-	admin := allowed(workspaces, authz.Fixed{"default": authz.Admin}, "")
+	admin := allowed(workspaces, fixed{"default": authz.Admin}, "")
 	for method, want := range map[string][3]bool{
 		shell + "GetSandbox":      {true, false, true},
 		shell + "CreateProvider":  {false, false, true},
@@ -216,7 +221,7 @@ func TestVerdicts(t *testing.T) {
 			t.Errorf("%s: roles, stranger, administrator of the workspace: %v, want %v", method, got, want)
 		}
 	}
-	if _, err := authz.Verdicts(table(t), authz.Policy{AdminRole: "a"}, nil, p, ""); err == nil {
+	if _, err := authz.New(table(t), authz.Policy{AdminRole: "a"}); err == nil {
 		t.Error("half a policy was judged by")
 	}
 }
@@ -224,7 +229,7 @@ func TestVerdicts(t *testing.T) {
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	var current authz.Current
-	current.Store(scheme(t, authz.Workspaces, false, authz.Fixed{"w": authz.User}))
+	current.Store(scheme(t, authz.Workspaces, false, fixed{"w": authz.User}))
 	p, m := user(asUser, ""), current.Memberships()
 	if got := m.Of(p); len(got) != 1 || got["w"] != "user" {
 		t.Errorf("member of %v", got)
@@ -239,7 +244,7 @@ func TestDecide(t *testing.T) {
 	if err := a.Decide(p, shell+"GetCurrentUser", "x"); err != nil {
 		t.Errorf("a method of no workspace: %v", err)
 	}
-	current.Store(scheme(t, authz.Roles, false, authz.Fixed{"w": authz.User}))
+	current.Store(scheme(t, authz.Roles, false, fixed{"w": authz.User}))
 	if got := m.Of(p); got != nil {
 		t.Errorf("without effect, but member of %v", got)
 	}
@@ -248,7 +253,7 @@ func TestDecide(t *testing.T) {
 func BenchmarkWorkspaceAndOwner(b *testing.B) {
 	for _, s := range []authz.Scheme{authz.Roles, authz.Workspaces} {
 		b.Run(string(s), func(b *testing.B) {
-			a, p := scheme(b, s, true, authz.Fixed{"w": authz.User}), user(asUser, "")
+			a, p := scheme(b, s, true, fixed{"w": authz.User}), user(asUser, "")
 			b.ReportAllocs()
 			for b.Loop() {
 				if err := a.Workspace(p, "w", authz.User); err != nil || !a.Sees(p, "w", "i|s") {

@@ -124,7 +124,8 @@ func open(tb testing.TB, change func(*authn.Config), options ...grpc.ServerOptio
 	tb.Helper()
 	h := &house{service: &service{}, idp: oidctest.New(tb), observed: &observed{}, log: &lines{}}
 	h.service.get = func(context.Context) error { return nil }
-	verifier, err := oidc.New(oidc.Config{Issuer: h.idp.URL, Audience: oidctest.Audience, ScopesClaim: "scope", HTTPClient: h.idp.Client()})
+	verifier, err := oidc.NewIssuers([]oidc.Issuer{{Name: "idp", URL: h.idp.URL, Audiences: []string{oidctest.Audience}, ScopesClaim: "scope"}},
+		oidc.Options{HTTPClient: h.idp.Client()})
 	if err != nil {
 		tb.Fatal(err)
 	}

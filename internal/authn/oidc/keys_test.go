@@ -13,7 +13,6 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"sallyport.dev/sallyport/internal/authn/oidc"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/oidctest"
 	"sallyport.dev/sallyport/internal/principal"
@@ -40,7 +39,7 @@ func run(t *testing.T, v verifier) {
 }
 
 // bubble runs a test with synthetic time against a provider without sockets.
-func bubble(t *testing.T, change func(*oidc.Config), test func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier)) {
+func bubble(t *testing.T, change func(*single), test func(t *testing.T, idp *oidctest.Issuer, v *alone)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		idp := oidctest.NewInProcess(t)
@@ -69,7 +68,7 @@ func wantFetches(t *testing.T, idp *oidctest.Issuer, want int64) {
 
 func TestStartsWhileTheProviderIsDown(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		idp.Fail(true)
 		run(t, v)
 		wait(20 * time.Second)
@@ -92,7 +91,7 @@ func TestStartsWhileTheProviderIsDown(t *testing.T) {
 
 func TestRotatedKeyCostsOneFetch(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		synctest.Wait()
 		old := idp.Mint(nil)
@@ -108,7 +107,7 @@ func TestRotatedKeyCostsOneFetch(t *testing.T) {
 
 func TestUnknownKeysCauseBoundedFetches(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		synctest.Wait()
 		forged := idp.NewKey("forged", jose.ES256)
@@ -145,7 +144,7 @@ func TestUnknownKeysCauseBoundedFetches(t *testing.T) {
 
 func TestTokensThatAreRefusedAnywayCauseNoFetch(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		synctest.Wait()
 		key := idp.Keys()[0]
@@ -166,7 +165,7 @@ func TestTokensThatAreRefusedAnywayCauseNoFetch(t *testing.T) {
 
 func TestConcurrentCallersShareOneFetch(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		synctest.Wait()
 		idp.Rotate()
@@ -193,7 +192,7 @@ func TestConcurrentCallersShareOneFetch(t *testing.T) {
 
 func TestAHangingProviderHoldsNobodyForLong(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		synctest.Wait()
 		good, forged := idp.Mint(nil), idp.NewKey("forged", jose.ES256)
@@ -227,7 +226,7 @@ func TestABrokenOrEmptySetNeverReplacesAGoodOne(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(c *oidc.Config) { c.JWKSTTL = time.Minute }, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+			bubble(t, func(c *single) { c.JWKSTTL = time.Minute }, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 				run(t, v)
 				synctest.Wait()
 				idp.ServeKeys(handler)
@@ -250,7 +249,7 @@ func write(w http.ResponseWriter, body string) {
 
 func TestStaleKeysServeForADay(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		synctest.Wait()
 		idp.Fail(true)
@@ -271,7 +270,7 @@ func TestStaleKeysServeForADay(t *testing.T) {
 
 func TestKeysAreFetchedOncePerTTL(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		wait(10*time.Hour + time.Minute)
 		// A tenth of jitter: between 10 and 11 refreshes after the first.
@@ -286,7 +285,7 @@ func TestKeysAreFetchedOncePerTTL(t *testing.T) {
 
 func TestCachedTokenEndsWithItsExpiry(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		run(t, v)
 		synctest.Wait()
 		token := idp.Mint(map[string]any{"exp": time.Now().Add(100 * time.Second).Unix()})
@@ -335,27 +334,27 @@ func TestDiscovery(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name   string
-		change func(t *testing.T, idp *oidctest.Issuer, c *oidc.Config)
+		change func(t *testing.T, idp *oidctest.Issuer, c *single)
 		want   string // in Ready; empty: ready
 	}{
-		{"issuer configured with slash", func(_ *testing.T, _ *oidctest.Issuer, c *oidc.Config) { c.Issuer += "//" }, ""},
-		{"issuer described with slash", func(_ *testing.T, idp *oidctest.Issuer, _ *oidc.Config) {
+		{"issuer configured with slash", func(_ *testing.T, _ *oidctest.Issuer, c *single) { c.Issuer += "//" }, ""},
+		{"issuer described with slash", func(_ *testing.T, idp *oidctest.Issuer, _ *single) {
 			idp.SetDiscovery("issuer", idp.URL+"/")
 		}, ""},
-		{"elsewhere", func(_ *testing.T, idp *oidctest.Issuer, c *oidc.Config) {
+		{"elsewhere", func(_ *testing.T, idp *oidctest.Issuer, c *single) {
 			c.DiscoveryURL = c.Issuer + "/.well-known/openid-configuration"
 			c.Issuer = "https://public.test/realms/openshell"
 			idp.SetDiscovery("issuer", c.Issuer)
 		}, ""},
-		{"another issuer", func(_ *testing.T, idp *oidctest.Issuer, _ *oidc.Config) {
+		{"another issuer", func(_ *testing.T, idp *oidctest.Issuer, _ *single) {
 			idp.SetDiscovery("issuer", "https://other.test")
 		}, "OIDC discovery issuer mismatch"},
-		{"no issuer", func(_ *testing.T, idp *oidctest.Issuer, _ *oidc.Config) { idp.SetDiscovery("issuer", nil) }, "OIDC discovery issuer mismatch"},
-		{"no keys", func(_ *testing.T, idp *oidctest.Issuer, _ *oidc.Config) { idp.SetDiscovery("jwks_uri", nil) }, "jwks_uri"},
-		{"keys in a file", func(_ *testing.T, idp *oidctest.Issuer, _ *oidc.Config) {
+		{"no issuer", func(_ *testing.T, idp *oidctest.Issuer, _ *single) { idp.SetDiscovery("issuer", nil) }, "OIDC discovery issuer mismatch"},
+		{"no keys", func(_ *testing.T, idp *oidctest.Issuer, _ *single) { idp.SetDiscovery("jwks_uri", nil) }, "jwks_uri"},
+		{"keys in a file", func(_ *testing.T, idp *oidctest.Issuer, _ *single) {
 			idp.SetDiscovery("jwks_uri", "file:///etc/passwd")
 		}, "jwks_uri"},
-		{"redirect to another host", func(t *testing.T, _ *oidctest.Issuer, c *oidc.Config) {
+		{"redirect to another host", func(t *testing.T, _ *oidctest.Issuer, c *single) {
 			t.Helper()
 			from := httptest.NewServer(http.RedirectHandler(c.Issuer+"/.well-known/openid-configuration", http.StatusFound))
 			t.Cleanup(from.Close)
@@ -365,7 +364,7 @@ func TestDiscovery(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			idp := oidctest.New(t)
-			v := newVerifier(t, idp, func(c *oidc.Config) { tc.change(t, idp, c) })
+			v := newVerifier(t, idp, func(c *single) { tc.change(t, idp, c) })
 			_, err := v.Verify(t.Context(), idp.Mint(map[string]any{"iss": v.Issuer()}))
 			ready := v.Ready()
 			switch {

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
-	"sallyport.dev/sallyport/internal/authn/oidc"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/oidctest"
 	"sallyport.dev/sallyport/internal/principal"
@@ -23,15 +22,15 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newVerifier returns a verifier for the issuer. Its keys come with the first token.
-func newVerifier(tb testing.TB, idp *oidctest.Issuer, change func(*oidc.Config)) *oidc.Verifier {
+func newVerifier(tb testing.TB, idp *oidctest.Issuer, change func(*single)) *alone {
 	tb.Helper()
-	config := oidc.Config{
+	config := single{
 		Issuer: idp.URL, Audience: oidctest.Audience, ScopesClaim: "scope", HTTPClient: idp.Client(),
 	}
 	if change != nil {
 		change(&config)
 	}
-	v, err := oidc.New(config)
+	v, err := newAlone(config)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -142,7 +141,7 @@ func TestClaims(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			v := newVerifier(t, idp, func(c *oidc.Config) { c.Now = func() time.Time { return now } })
+			v := newVerifier(t, idp, func(c *single) { c.Now = func() time.Time { return now } })
 			token := idp.Mint(tc.change)
 			for range 2 { // The second time from the cache, where it was accepted.
 				_, err := v.Verify(t.Context(), token)
@@ -161,7 +160,7 @@ func TestClaims(t *testing.T) {
 func TestMissingAudienceOnlyOnDemand(t *testing.T) {
 	t.Parallel()
 	idp := oidctest.New(t)
-	v := newVerifier(t, idp, func(c *oidc.Config) { c.AllowMissingAudience = true })
+	v := newVerifier(t, idp, func(c *single) { c.AllowMissingAudience = true })
 	if _, err := v.Verify(t.Context(), idp.Mint(map[string]any{"aud": nil})); err != nil {
 		t.Errorf("absent: %v", err)
 	}
@@ -244,7 +243,7 @@ func TestRolesAndScopes(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			v := newVerifier(t, idp, func(c *oidc.Config) { c.RolesClaim, c.ScopesClaim = tc.roles, tc.scopes })
+			v := newVerifier(t, idp, func(c *single) { c.RolesClaim, c.ScopesClaim = tc.roles, tc.scopes })
 			p, err := v.Verify(t.Context(), idp.Mint(tc.claims))
 			if err != nil {
 				t.Fatal(err)
@@ -280,24 +279,24 @@ func TestTokenOfAClient(t *testing.T) {
 
 func TestConfigurationsThatCannotWork(t *testing.T) {
 	t.Parallel()
-	good := oidc.Config{Issuer: "https://idp.test/realms/x/", Audience: "a"}
-	if v, err := oidc.New(good); err != nil || v.Issuer() != "https://idp.test/realms/x" {
+	good := single{Issuer: "https://idp.test/realms/x/", Audience: "a"}
+	if v, err := newAlone(good); err != nil || v.Issuer() != "https://idp.test/realms/x" {
 		t.Fatalf("good one: %v, %v", v, err)
 	}
-	for name, change := range map[string]func(*oidc.Config){
-		"no issuer":              func(c *oidc.Config) { c.Issuer = "" },
-		"relative issuer":        func(c *oidc.Config) { c.Issuer = "idp.test" },
-		"issuer with password":   func(c *oidc.Config) { c.Issuer = "https://u:p@idp.test" },
-		"issuer of another kind": func(c *oidc.Config) { c.Issuer = "file:///etc" },
-		"no audience":            func(c *oidc.Config) { c.Audience = "" },
-		"discovery":              func(c *oidc.Config) { c.DiscoveryURL = "nowhere" },
-		"negative TTL":           func(c *oidc.Config) { c.JWKSTTL = -1 },
+	for name, change := range map[string]func(*single){
+		"no issuer":              func(c *single) { c.Issuer = "" },
+		"relative issuer":        func(c *single) { c.Issuer = "idp.test" },
+		"issuer with password":   func(c *single) { c.Issuer = "https://u:p@idp.test" },
+		"issuer of another kind": func(c *single) { c.Issuer = "file:///etc" },
+		"no audience":            func(c *single) { c.Audience = "" },
+		"discovery":              func(c *single) { c.DiscoveryURL = "nowhere" },
+		"negative TTL":           func(c *single) { c.JWKSTTL = -1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := good
 			change(&c)
-			if _, err := oidc.New(c); err == nil {
+			if _, err := newAlone(c); err == nil {
 				t.Error("accepted")
 			}
 		})

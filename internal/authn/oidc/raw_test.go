@@ -130,7 +130,7 @@ func TestTwoKeysOfOneID(t *testing.T) {
 
 func TestConcurrentExpiryOfKeysCostsOneFetch(t *testing.T) {
 	t.Parallel()
-	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *oidc.Verifier) {
+	bubble(t, nil, func(t *testing.T, idp *oidctest.Issuer, v *alone) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- v.Run(ctx) }()
