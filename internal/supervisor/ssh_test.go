@@ -151,8 +151,11 @@ func TestSSHShellAndTerminal(t *testing.T) {
 	if err := ses.WindowChange(33, 99); err != nil {
 		t.Fatal(err)
 	}
-	say("stty size")
-	eventually(t, "new size", func() bool { return strings.Contains(screen.String(), "33 99") })
+	// The change and what is typed reach the terminal in ways of their own, so that one question may come too early.
+	eventually(t, "new size", func() bool {
+		say("stty size")
+		return strings.Contains(screen.String(), "33 99")
+	})
 	say("exit 3")
 	if code := exitCode(t, ses.Wait()); code != 3 {
 		t.Errorf("code = %d", code)
