@@ -18,7 +18,6 @@ const (
 const (
 	ActionSessionOpen  = "session.open"
 	ActionSessionClose = "session.close"
-	ActionStreamEnd    = "stream.end"
 	ActionDisclose     = "credential.disclose"
 	ActionConfigReload = "config.reload"
 	ActionStart        = "gateway.start"

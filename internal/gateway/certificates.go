@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"fmt"
+	"reflect"
 	"time"
 
 	"sallyport.dev/sallyport/internal/gateway/config"
@@ -47,7 +48,7 @@ func (g *Gateway) reloadTLS(old, next config.TLS) error {
 	switch {
 	case bundle == nil:
 		return nil // TLS comes and goes with a restart only.
-	case fmt.Sprint(old) == fmt.Sprint(next):
+	case reflect.DeepEqual(old, next):
 		if err := bundle.Reload(); err != nil {
 			return fmt.Errorf("read the certificates again: %w", err)
 		}
