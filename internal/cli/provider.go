@@ -185,19 +185,7 @@ func (a *app) listProviders(all []*datamodelpb.Provider, names bool) error {
 		views = append(views, v)
 		rows = append(rows, []string{v.Name, v.Type, fmt.Sprint(len(v.CredentialKeys)), fmt.Sprint(len(v.ConfigKeys))})
 	}
-	switch {
-	case a.out.Structured():
-		return a.out.Value(views)
-	case names:
-		for _, v := range views {
-			a.out.Line("%s", v.Name)
-		}
-		return nil
-	case len(rows) == 0:
-		a.out.Line("No providers found.")
-	}
-	a.out.Table([]string{"NAME", "TYPE", "CREDENTIAL_KEYS", "CONFIG_KEYS"}, rows)
-	return nil
+	return a.showList("providers", views, names, []string{"NAME", "TYPE", "CREDENTIAL_KEYS", "CONFIG_KEYS"}, rows)
 }
 
 func (a *app) providerGetCommand() *cobra.Command {

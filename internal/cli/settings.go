@@ -169,16 +169,32 @@ func (o *configScope) check(args []string) error {
 	return nil
 }
 
-// configRequest begins a request about one sandbox or all.
-func (a *app) configRequest(s *session, o configScope, args []string) (*openshellpb.UpdateConfigRequest, error) {
-	if o.global {
-		return &openshellpb.UpdateConfigRequest{Global: true}, nil
+// changeSetting sends a change of a setting in its scope, and has tell say to people what came of it.
+func (a *app) changeSetting(ctx context.Context, scope configScope, args []string, req *openshellpb.UpdateConfigRequest,
+	tell func(*openshellpb.UpdateConfigResponse),
+) error {
+	if err := scope.check(args); err != nil {
+		return err
 	}
-	name, err := a.sandboxName(s.ref, firstArg(args))
-	if err != nil {
-		return nil, err
-	}
-	return &openshellpb.UpdateConfigRequest{Workspace: a.flags.workspace, Name: name}, nil
+	return a.withSession(ctx, func(s *session) error {
+		req.Global = scope.global
+		if !scope.global {
+			name, err := a.sandboxName(s.ref, firstArg(args))
+			if err != nil {
+				return err
+			}
+			req.Workspace, req.Name = a.flags.workspace, name
+		}
+		resp, err := s.shell.UpdateConfig(ctx, req)
+		if err != nil {
+			return err
+		}
+		if a.out.Structured() {
+			return a.out.Value(settingChange{req.GetSettingKey(), resp.GetSettingsRevision(), resp.GetDeleted()})
+		}
+		tell(resp)
+		return nil
+	})
 }
 
 // settingChange is a changed setting as programs see it.
@@ -195,25 +211,11 @@ func (a *app) settingsSetCommand() *cobra.Command {
 		Use: "set [NAME] --key KEY --value VALUE", Short: "Set a setting of a sandbox, or of all", Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeSandboxes,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := scope.check(args); err != nil {
-				return err
-			}
-			return a.withSession(c.Context(), func(s *session) error {
-				req, err := a.configRequest(s, scope, args)
-				if err != nil {
-					return err
-				}
-				req.SettingKey, req.SettingValue = key, settingValue(value)
-				resp, err := s.shell.UpdateConfig(c.Context(), req)
-				if err != nil {
-					return err
-				}
-				if a.out.Structured() {
-					return a.out.Value(settingChange{Key: key, SettingsRevision: resp.GetSettingsRevision()})
-				}
-				a.out.Line("Set %s to %s (settings revision %d)", key, settingWord(req.SettingValue), resp.GetSettingsRevision())
-				return nil
-			})
+			set := settingValue(value)
+			return a.changeSetting(c.Context(), scope, args, &openshellpb.UpdateConfigRequest{SettingKey: key, SettingValue: set},
+				func(resp *openshellpb.UpdateConfigResponse) {
+					a.out.Line("Set %s to %s (settings revision %d)", key, settingWord(set), resp.GetSettingsRevision())
+				})
 		},
 	}
 	scope.flags(c)
@@ -231,29 +233,14 @@ func (a *app) settingsDeleteCommand() *cobra.Command {
 		Use: "delete [NAME] --key KEY", Short: "Unset a setting of a sandbox, or of all", Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeSandboxes,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := scope.check(args); err != nil {
-				return err
-			}
-			return a.withSession(c.Context(), func(s *session) error {
-				req, err := a.configRequest(s, scope, args)
-				if err != nil {
-					return err
-				}
-				req.SettingKey, req.DeleteSetting = key, true
-				resp, err := s.shell.UpdateConfig(c.Context(), req)
-				if err != nil {
-					return err
-				}
-				if a.out.Structured() {
-					return a.out.Value(settingChange{key, resp.GetSettingsRevision(), resp.GetDeleted()})
-				}
-				if !resp.GetDeleted() {
-					a.out.Line("%s was not set", key)
-					return nil
-				}
-				a.out.Line("Deleted %s (settings revision %d)", key, resp.GetSettingsRevision())
-				return nil
-			})
+			return a.changeSetting(c.Context(), scope, args, &openshellpb.UpdateConfigRequest{SettingKey: key, DeleteSetting: true},
+				func(resp *openshellpb.UpdateConfigResponse) {
+					if !resp.GetDeleted() {
+						a.out.Line("%s was not set", key)
+						return
+					}
+					a.out.Line("Deleted %s (settings revision %d)", key, resp.GetSettingsRevision())
+				})
 		},
 	}
 	scope.flags(c)

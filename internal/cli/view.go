@@ -231,3 +231,20 @@ func pairsOf(flag string, items []string, bare func(key string) (string, error))
 	}
 	return out, nil
 }
+
+// showList shows a list: as data, by names alone, or as a table whose first column is the name.
+func (a *app) showList(what string, views any, names bool, header []string, rows [][]string) error {
+	switch {
+	case a.out.Structured():
+		return a.out.Value(views)
+	case names:
+		for _, row := range rows {
+			a.out.Line("%s", row[0])
+		}
+		return nil
+	case len(rows) == 0:
+		a.out.Line("No %s found.", what)
+	}
+	a.out.Table(header, rows)
+	return nil
+}

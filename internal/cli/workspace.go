@@ -105,19 +105,7 @@ func (a *app) listWorkspaces(all []*datamodelpb.Workspace, names bool) error {
 		views = append(views, v)
 		rows = append(rows, []string{v.Name, v.Status, tableTime(w.GetMetadata().GetCreatedAtMs()), joinMap(v.Labels)})
 	}
-	switch {
-	case a.out.Structured():
-		return a.out.Value(views)
-	case names:
-		for _, v := range views {
-			a.out.Line("%s", v.Name)
-		}
-		return nil
-	case len(rows) == 0:
-		a.out.Line("No workspaces found.")
-	}
-	a.out.Table([]string{"NAME", "STATUS", "CREATED", "LABELS"}, rows)
-	return nil
+	return a.showList("workspaces", views, names, []string{"NAME", "STATUS", "CREATED", "LABELS"}, rows)
 }
 
 func (a *app) workspaceGetCommand() *cobra.Command {
