@@ -21,6 +21,10 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
+	// Observe is told of each commit, by the one goroutine that commits: it must return at once. Nil is nobody.
+	Observe func(Commit)
+	// Trace follows writes; nil follows none.
+	Trace Tracer
 }
 
 // Query selects from the objects of a kind.
@@ -41,6 +45,8 @@ type Store struct {
 	backend Backend
 	log     *slog.Logger
 	now     func() time.Time
+	observe func(Commit)
+	trace   Tracer
 
 	mem  *memory
 	ring ring
@@ -57,7 +63,7 @@ type Store struct {
 // on, and closes it also when Open fails.
 func Open(ctx context.Context, b Backend, opts Options) (*Store, error) {
 	s := &Store{
-		backend: b, log: opts.Logger, now: opts.Now,
+		backend: b, log: opts.Logger, now: opts.Now, observe: opts.Observe, trace: opts.Trace,
 		mem:   newMemory(),
 		queue: make(chan *transaction, queueLength),
 		done:  make(chan struct{}),
@@ -67,6 +73,9 @@ func Open(ctx context.Context, b Backend, opts Options) (*Store, error) {
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.observe == nil {
+		s.observe = func(Commit) {}
 	}
 	var objects []*Object
 	revision, err := b.Load(ctx, func(o *Object) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -35,11 +36,16 @@ func (s *Store) Write(ctx context.Context, ops ...Op) ([]*Object, error) {
 	if err := checkOps(ops); err != nil {
 		return nil, err
 	}
+	end := s.begin(ctx)
 	t := &transaction{ops: ops, done: make(chan struct{})}
 	if err := s.enqueue(ctx, t); err != nil {
-		return nil, err
+		t.err = err
+	} else {
+		<-t.done
 	}
-	<-t.done
+	if end != nil {
+		end(t.err)
+	}
 	return t.objects, t.err
 }
 
@@ -72,6 +78,9 @@ type writer struct {
 	// claimed holds the ids and names that transactions of this batch, or earlier ones that must wait, write.
 	ids   map[string]struct{}
 	names map[nameKey]struct{}
+
+	// unsettled is the batch whose outcome the database could not tell; nothing is planned before it is known.
+	unsettled *unsettled
 }
 
 // run commits queued transactions until the queue is closed and empty. All that came in while one batch was
@@ -82,13 +91,18 @@ func (s *Store) run(revision uint64) {
 	var waiting []*transaction
 	for {
 		if len(waiting) == 0 {
-			t, ok := <-s.queue
+			t, ok := w.next()
 			if !ok {
 				return
 			}
 			waiting = append(waiting, t)
 		}
-		waiting = w.commit(s.drain(waiting))
+		waiting = s.drain(waiting)
+		if err := w.settle(); err != nil {
+			waiting = refuse(waiting, err)
+			continue
+		}
+		waiting = w.commit(waiting)
 	}
 }
 
@@ -264,18 +278,29 @@ func (w *writer) add(t *transaction, changes []change) {
 // flush commits the batch, shows it to readers and watchers, and answers the callers.
 func (w *writer) flush() {
 	// The batch belongs to many callers, so that no context of one of them may end it.
+	began := time.Now()
 	results, err := w.s.backend.Apply(context.Background(), w.revision, w.rows)
 	if err == nil && len(results) != len(w.batch) {
 		err = fmt.Errorf("database gave %d results for %d transactions", len(results), len(w.batch))
 	}
+	w.s.observe(Commit{Transactions: len(w.batch), Took: time.Since(began), Err: err})
 	if err != nil {
-		for _, t := range w.batch {
-			t.finish(nil, fmt.Errorf("write to store: %w", err))
+		if errors.Is(err, ErrUnsettled) {
+			w.unsettled = &unsettled{revision: w.revision, changes: slices.Clone(w.changes)}
 		}
+		refuse(w.batch, err)
 		return
 	}
+	w.show(w.changes, results)
+	for i, t := range w.batch {
+		w.answer(t, w.changes[i], results[i])
+	}
+}
+
+// show gives readers and watchers what was committed of a batch.
+func (w *writer) show(batch [][]change, results []error) {
 	var committed []change
-	for i, changes := range w.changes {
+	for i, changes := range batch {
 		if results[i] == nil {
 			committed = append(committed, changes...)
 		}
@@ -284,9 +309,14 @@ func (w *writer) flush() {
 		w.s.mem.apply(committed)
 		w.s.ring.append(committed)
 	}
-	for i, t := range w.batch {
-		w.answer(t, w.changes[i], results[i])
+}
+
+// refuse answers transactions that the database did not take, or did not say that it took.
+func refuse(waiting []*transaction, err error) []*transaction {
+	for _, t := range waiting {
+		t.finish(nil, fmt.Errorf("write to store: %w", err))
 	}
+	return nil
 }
 
 func (w *writer) answer(t *transaction, changes []change, err error) {
