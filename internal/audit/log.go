@@ -81,6 +81,8 @@ type Log struct {
 	space  chan struct{}
 	closed bool
 	lost   uint64
+	// lostEver counts what lost does, and is never told off.
+	lostEver uint64
 	// failing is why the disk does not take what is written; nil if it does.
 	failing error
 
@@ -193,6 +195,7 @@ func (l *Log) Record(r Record) {
 	l.mu.Lock()
 	if (l.closed || len(l.pending) >= l.o.Queue) && !l.awaitSpace() {
 		l.lost++
+		l.lostEver++
 		closed := l.closed
 		l.mu.Unlock()
 		if closed {

@@ -33,9 +33,16 @@ func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 			again = true
 		}
 	}
+	var end func(error)
+	if c.cfg.Trace != nil {
+		ctx, end = c.cfg.Trace(ctx, c.cfg.Name, method)
+	}
 	err := c.attempt(ctx, method, args, reply, opts)
 	if again && err != nil && ctx.Err() == nil && fault.From(err).Reason == ReasonUnavailable {
 		err = c.attempt(ctx, method, args, reply, opts)
+	}
+	if end != nil {
+		end(err)
 	}
 	if c.cfg.Metrics != nil {
 		c.cfg.Metrics.DriverCall(c.cfg.Name, path.Base(method), CodeOf(err).String(), time.Since(started))

@@ -78,6 +78,8 @@ type Config struct {
 	AllowedUIDs []uint32
 	// Metrics may be nil.
 	Metrics Metrics
+	// Trace follows calls; nil follows none.
+	Trace Tracer
 }
 
 // Conn is a connection to one driver that never gives up. It is a grpc.ClientConnInterface, so that generated

@@ -20,6 +20,7 @@ type Channel struct {
 	wire    Wire
 	claimed chan struct{}
 	done    chan struct{}
+	carried *carried
 
 	mu    sync.Mutex
 	ended bool
@@ -34,6 +35,7 @@ func (c *Channel) accept(w Wire) bool {
 		return false
 	}
 	c.wire = w
+	c.session.registry.counters.relaysOpened.Add(1)
 	close(c.claimed)
 	return true
 }
@@ -53,6 +55,7 @@ func (c *Channel) Send(data []byte) error {
 	if err := c.wire.Send(data); err != nil {
 		return c.explain(err)
 	}
+	c.carried.sent.Add(uint64(len(data)))
 	return nil
 }
 
@@ -62,6 +65,7 @@ func (c *Channel) Recv() ([]byte, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, c.explain(err)
 	}
+	c.carried.received.Add(uint64(len(data)))
 	return data, err
 }
 
@@ -98,6 +102,7 @@ func (c *Channel) end(err error) {
 	c.ended, c.err = true, err
 	close(c.done)
 	c.mu.Unlock()
+	c.session.registry.counters.relaysEnded[relayEndOf(err)].Add(1)
 	c.session.forget(c)
 }
 

@@ -26,7 +26,9 @@ type Registry struct {
 	sessions atomic.Int64
 	relays   atomic.Int64
 	// quiet receives a value when the last relay has ended.
-	quiet chan struct{}
+	quiet    chan struct{}
+	counters counters
+	trace    Tracer
 }
 
 type shard struct {
@@ -62,8 +64,10 @@ func (r *Registry) Connected(sandboxID string) (instanceID string, ok bool) {
 	return s.hello.InstanceID, true
 }
 
-func (r *Registry) shard(sandboxID string) *shard {
-	return &r.shards[maphash.String(r.seed, sandboxID)%shardCount]
+func (r *Registry) shard(sandboxID string) *shard { return &r.shards[r.shardIndex(sandboxID)] }
+
+func (r *Registry) shardIndex(sandboxID string) uint64 {
+	return maphash.String(r.seed, sandboxID) % shardCount
 }
 
 func (r *Registry) lookup(sandboxID string) *Session {
@@ -101,16 +105,18 @@ func (r *Registry) Connect(ctx context.Context, hello Hello, send func(Message) 
 	}
 	sh.mu.Unlock()
 	r.sessions.Add(1)
+	r.counters.sessionsOpened.Add(1)
 	if old != nil {
-		old.End("superseded by a newer session")
+		old.end("superseded by a newer session", SessionSuperseded)
 	}
 	r.observer.Connected(ctx, hello.SandboxID, s.ID, hello.InstanceID)
 	return s, nil
 }
 
 // disconnect forgets s unless a newer session took its place, and tells the observer in that case only.
-func (r *Registry) disconnect(s *Session, reason string) {
+func (r *Registry) disconnect(s *Session, reason string, why SessionEnd) {
 	r.sessions.Add(-1)
+	r.counters.sessionsEnded[why].Add(1)
 	sh := r.shard(s.hello.SandboxID)
 	sh.mu.Lock()
 	current := sh.sessions[s.hello.SandboxID] == s
@@ -126,7 +132,7 @@ func (r *Registry) disconnect(s *Session, reason string) {
 // Disconnect ends the sandbox's session, if there is one.
 func (r *Registry) Disconnect(sandboxID, reason string) {
 	if s := r.lookup(sandboxID); s != nil {
-		s.End(reason)
+		s.end(reason, SessionDisconnected)
 	}
 }
 
@@ -143,7 +149,7 @@ func (r *Registry) Drain(ctx context.Context, reason string) {
 
 // Close ends all sessions.
 func (r *Registry) Close(reason string) {
-	r.each(func(s *Session) { s.End(reason) })
+	r.each(func(s *Session) { s.end(reason, SessionShutdown) })
 }
 
 // Beat keeps the sessions' heartbeats until ctx ends: one clock for all, since a timer and a goroutine each would

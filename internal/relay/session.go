@@ -89,7 +89,7 @@ func (s *Session) write() {
 		s.queue = s.queue[1:]
 		s.mu.Unlock()
 		if err := s.send(m); err != nil {
-			s.End("supervisor connection lost")
+			s.end(reasonLost, SessionLost)
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (s *Session) beat(at time.Time) {
 	}
 	s.beaten = at.UnixNano()
 	if at.Sub(time.Unix(0, s.seen.Load())) > SilenceLimit {
-		s.End("no sign of life from the supervisor for " + SilenceLimit.String())
+		s.end("no sign of life from the supervisor for "+SilenceLimit.String(), SessionSilent)
 		return
 	}
 	s.enqueue(Message{Heartbeat: true})
@@ -110,8 +110,16 @@ func (s *Session) beat(at time.Time) {
 // Wait returns when nothing is being sent any more on a session that has ended.
 func (s *Session) Wait() { s.writers.Wait() }
 
-// End ends the session and every relay on it. The first reason wins.
+// End ends the session and every relay on it because its stream is over. The first reason wins.
 func (s *Session) End(reason string) {
+	why := SessionClosed
+	if reason == reasonLost {
+		why = SessionLost
+	}
+	s.end(reason, why)
+}
+
+func (s *Session) end(reason string, why SessionEnd) {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
@@ -129,7 +137,7 @@ func (s *Session) End(reason string) {
 	for _, c := range channels {
 		c.end(disconnected(reason))
 	}
-	s.registry.disconnect(s, reason)
+	s.registry.disconnect(s, reason, why)
 }
 
 // TargetFailed handles the supervisor's word that a relay's target cannot be reached.
@@ -158,9 +166,21 @@ func (s *Session) Attach(key any, build func() any) any {
 
 // Open opens a relay over this very session. See Registry.Open.
 func (s *Session) Open(ctx context.Context, target Target) (*Channel, error) {
+	if s.registry.trace != nil {
+		if end := s.registry.trace(ctx, s.hello.SandboxID); end != nil {
+			c, err := s.open(ctx, target)
+			end(err)
+			return c, err
+		}
+	}
+	return s.open(ctx, target)
+}
+
+func (s *Session) open(ctx context.Context, target Target) (*Channel, error) {
 	c := &Channel{
 		ID: newChannelID(), SandboxID: s.hello.SandboxID, session: s,
 		claimed: make(chan struct{}), done: make(chan struct{}),
+		carried: &s.registry.counters.carried[s.registry.shardIndex(s.hello.SandboxID)],
 	}
 	if err := s.add(c); err != nil {
 		return nil, err
@@ -186,6 +206,7 @@ func (s *Session) add(c *Channel) error {
 		return disconnected(s.reason)
 	}
 	if len(s.channels) >= MaxPerSandbox {
+		s.registry.counters.relaysEnded[RelayRefused].Add(1)
 		return fault.New(fault.ResourceExhausted, "RELAY_SANDBOX_LIMIT", "per-sandbox relay limit reached").
 			WithNext("close some of the sandbox's sessions first")
 	}

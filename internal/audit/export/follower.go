@@ -58,6 +58,7 @@ type OTLP struct {
 	c      Config
 	sender *Sender
 	after  uint64
+	sent   atomic.Uint64 // after, for those who ask meanwhile
 	state  atomic.Pointer[error]
 }
 
@@ -84,6 +85,7 @@ func NewOTLP(c Config) (*OTLP, error) {
 			return nil, fmt.Errorf("export the audit log: %s holds no number; remove it to send everything again", c.Cursor)
 		}
 	}
+	o.sent.Store(o.after)
 	return o, nil
 }
 
@@ -95,8 +97,8 @@ func (o *OTLP) Err() error {
 	return nil
 }
 
-// Sent is the sequence of the last record that the receiver has taken. Call it when Run has returned.
-func (o *OTLP) Sent() uint64 { return o.after }
+// Sent is the sequence of the last record that the receiver has taken.
+func (o *OTLP) Sent() uint64 { return o.sent.Load() }
 
 // Run sends until ctx ends, and returns nil then.
 func (o *OTLP) Run(ctx context.Context) error {
@@ -104,6 +106,7 @@ func (o *OTLP) Run(ctx context.Context) error {
 	if last := o.c.Log.Last(); o.after > last {
 		o.c.Logger.Warn("the audit log is another one than was exported before; sending all of it", "cursor", o.after, "last", last)
 		o.after = 0
+		o.sent.Store(0)
 	}
 	pause := minPause
 	for ctx.Err() == nil {
@@ -202,6 +205,7 @@ func (o *OTLP) send(ctx context.Context, records []audit.Record) error {
 // remember moves the cursor.
 func (o *OTLP) remember(sequence uint64) error {
 	o.after = sequence
+	o.sent.Store(sequence)
 	err := privatefile.Replace(o.c.Cursor, []byte(strconv.FormatUint(sequence, 10)+"\n"))
 	if err != nil {
 		return fmt.Errorf("remember what was exported: %w", err)
