@@ -69,6 +69,15 @@ type Sessions interface {
 	Enter(p *principal.Principal, end context.CancelCauseFunc) (done func())
 }
 
+// Connection is what a connection's AuthInfo may implement, so that who floods the gateway with calls that are refused
+// waits rather than those who are let in.
+type Connection interface {
+	// Good is told of each call whose caller was believed; it is on the way of every call.
+	Good()
+	// Slow is told of each call that was refused after its address had spent its attempts.
+	Slow()
+}
+
 // Config is what a door needs.
 type Config struct {
 	Authenticator authn.Authenticator
@@ -250,6 +259,8 @@ type call struct {
 	// request is kept here, so that one allocation serves the whole way.
 	request authn.Request
 	remote  net.Addr
+	// conn is the connection's own part in keeping a flood out, nil where it has none.
+	conn Connection
 	// target names what the call is about, in calls that are recorded.
 	target   string
 	recorded bool
@@ -295,6 +306,7 @@ func (d *Door) ask(ctx context.Context, c *call) {
 	from, ok := d.peer(ctx)
 	if ok {
 		c.remote = from.Addr
+		c.conn, _ = from.AuthInfo.(Connection)
 	}
 	if c.rule.Mode == authz.Unauthenticated {
 		return
@@ -320,12 +332,19 @@ func (c *call) credential() bool {
 	return len(r.Authorization) > 0 || len(r.SandboxSecret) > 0 || r.PeerCertificate != nil
 }
 
+func (c *call) slow() {
+	if c.conn != nil {
+		c.conn.Slow()
+	}
+}
+
 // identify finds out who is calling and whether that caller may.
 func (d *Door) identify(ctx context.Context, c *call) error {
 	r := &c.request
 	credential := c.credential()
 	var err error
 	if r.KnownOnly, err = d.limiter.Attempt(c.remote, c.label, credential); err != nil {
+		c.slow()
 		return err
 	}
 	if c.rule.Mode == authz.Unauthenticated {
@@ -339,10 +358,16 @@ func (d *Door) identify(ctx context.Context, c *call) error {
 			f.Kind == fault.Unauthenticated && f.Reason != authz.ReasonExpired {
 			d.limiter.Failed(c.remote)
 		}
+		if r.KnownOnly {
+			c.slow()
+		}
 		return err
 	}
 	if p != nil {
 		c.principal = p
+		if c.conn != nil {
+			c.conn.Good()
+		}
 	}
 	if err := d.sessions.Admit(c.principal); err != nil {
 		return err
@@ -372,6 +397,9 @@ var anonymous = &principal.Principal{}
 // certificateOf returns the peer's certificate if TLS verified it against the client CA, not one that was merely
 // presented.
 func certificateOf(info credentials.AuthInfo) *x509.Certificate {
+	if i, ok := info.(interface{ Certificate() *x509.Certificate }); ok {
+		return i.Certificate()
+	}
 	tlsInfo, ok := info.(credentials.TLSInfo)
 	if !ok || len(tlsInfo.State.VerifiedChains) == 0 || len(tlsInfo.State.VerifiedChains[0]) == 0 {
 		return nil

@@ -122,6 +122,12 @@ func table(tb testing.TB) *authz.Table {
 // open builds a house and serves it. The options of the server come from the test.
 func open(tb testing.TB, change func(*authn.Config), options ...grpc.ServerOption) *house {
 	tb.Helper()
+	return openWith(tb, change, func(*door.Config) {}, options...)
+}
+
+// openWith is open with a door that the test changes, too.
+func openWith(tb testing.TB, change func(*authn.Config), changeDoor func(*door.Config), options ...grpc.ServerOption) *house {
+	tb.Helper()
 	h := &house{service: &service{}, idp: oidctest.New(tb), observed: &observed{}, log: &lines{}}
 	h.service.get = func(context.Context) error { return nil }
 	verifier, err := oidc.NewIssuers([]oidc.Issuer{{Name: "idp", URL: h.idp.URL, Audiences: []string{oidctest.Audience}, ScopesClaim: "scope"}},
@@ -144,11 +150,12 @@ func open(tb testing.TB, change func(*authn.Config), options ...grpc.ServerOptio
 	if err != nil {
 		tb.Fatal(err)
 	}
-	h.door, err = door.New(door.Config{
+	settings := door.Config{
 		Authenticator: chain, Authorizer: authorizer, Observer: h.observed,
 		Logger: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
-	if err != nil {
+	}
+	changeDoor(&settings)
+	if h.door, err = door.New(settings); err != nil {
 		tb.Fatal(err)
 	}
 	h.serve(tb, options)

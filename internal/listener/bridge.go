@@ -175,13 +175,15 @@ func peerOf(r *http.Request) *peer.Peer {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		p.LocalAddr = local
 	}
+	slow, ok := r.Context().Value(brakeKey{}).(*brake)
+	if !ok {
+		slow = newBrake()
+	}
 	if r.TLS == nil {
-		p.AuthInfo = plainInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
+		p.AuthInfo = plainInfoOf(slow)
 		return p
 	}
-	p.AuthInfo = credentials.TLSInfo{
-		State: *r.TLS, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-	}
+	p.AuthInfo = sealedInfoOf(slow, credentials.TLSInfo{State: *r.TLS})
 	return p
 }
 

@@ -58,22 +58,14 @@ func (handedOver) ClientHandshake(context.Context, string, net.Conn) (net.Conn, 
 	return nil, nil, errServerOnly
 }
 
-// plainInfo marks a connection without TLS.
-type plainInfo struct{ credentials.CommonAuthInfo }
-
-func (plainInfo) AuthType() string { return "plaintext" }
-
 func (handedOver) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	switch c := conn.(type) {
 	case *tls.Conn:
-		return &sealed{Conn: conn}, credentials.TLSInfo{
-			State:          c.ConnectionState(),
-			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		}, nil
+		return &sealed{Conn: conn}, sealedInfoOf(brakeOf(c.NetConn()), credentials.TLSInfo{State: c.ConnectionState()}), nil
 	case *piped:
 		return conn, bridgeInfo{bridge: c.bridge}, nil
 	}
-	return conn, plainInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
+	return conn, plainInfoOf(brakeOf(conn)), nil
 }
 
 func (handedOver) Info() credentials.ProtocolInfo {

@@ -131,10 +131,17 @@ func New(cfg Config) (*Port, error) {
 		Handler: b, TLSConfig: p.cfg.TLS.Clone(), Protocols: versions, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: MaxHeaderBytes,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if s, ok := c.(*socket); ok && s.injected {
-				return context.WithValue(ctx, injectedKey{}, true)
+			if sealed, ok := c.(*tls.Conn); ok {
+				c = sealed.NetConn()
 			}
-			return ctx
+			s, ok := c.(*socket)
+			if !ok {
+				return ctx
+			}
+			if s.injected {
+				ctx = context.WithValue(ctx, injectedKey{}, true)
+			}
+			return context.WithValue(ctx, brakeKey{}, s.brake)
 		},
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: streamWindow,
@@ -287,7 +294,10 @@ func (p *Port) ServeConn(ctx context.Context, conn net.Conn) error {
 	return nil
 }
 
-type injectedKey struct{}
+type (
+	injectedKey struct{}
+	brakeKey    struct{}
+)
 
 // Injected tells whether a request's connection came through ServeConn.
 func Injected(ctx context.Context) bool { return ctx.Value(injectedKey{}) != nil }

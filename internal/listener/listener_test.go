@@ -39,8 +39,8 @@ func (service) Health(ctx context.Context, _ *openshellpb.HealthRequest) (*opens
 	p, _ := listener.Peer(ctx)
 	md, _ := metadata.FromIncomingContext(ctx)
 	version := p.AuthInfo.AuthType()
-	if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.PeerCertificates) > 0 {
-		version += " as " + t.State.PeerCertificates[0].Subject.CommonName
+	if t, ok := p.AuthInfo.(interface{ Certificate() *x509.Certificate }); ok && t.Certificate() != nil {
+		version += " as " + t.Certificate().Subject.CommonName
 	}
 	if len(md.Get("sallyport-bridge-peer")) > 0 {
 		version += " forged"

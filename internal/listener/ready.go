@@ -30,6 +30,7 @@ type socket struct {
 	head []byte
 	wait waiter
 	byOne
+	brake *brake
 
 	// gone is called when the connection is closed; nil calls nothing. It may be called more than once.
 	gone func()
@@ -39,7 +40,7 @@ type socket struct {
 }
 
 func newSocket(c net.Conn) *socket {
-	s := &socket{Conn: c}
+	s := &socket{Conn: c, brake: newBrake()}
 	// Only these types say by SyscallConn what Read would give; a wrapper may hold bytes of its own.
 	switch t := c.(type) {
 	case *net.TCPConn:
@@ -52,6 +53,7 @@ func newSocket(c net.Conn) *socket {
 
 // Read implements net.Conn.
 func (s *socket) Read(p []byte) (int, error) {
+	s.brake.wait()
 	if len(s.head) > 0 {
 		n := copy(p, s.head)
 		s.head = s.head[n:]
@@ -63,6 +65,7 @@ func (s *socket) Read(p []byte) (int, error) {
 // Close implements net.Conn.
 func (s *socket) Close() error {
 	err := s.Conn.Close()
+	s.brake.end()
 	if s.gone != nil {
 		s.gone()
 	}
@@ -80,6 +83,7 @@ func (s *socket) CloseWrite() error {
 
 // ReadOnReady implements readyReader. Like Read, it is for one goroutine at a time.
 func (s *socket) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
+	s.brake.wait()
 	switch {
 	case len(s.head) > 0:
 		return fill(s, size, pool)

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// maxUnanswered is how many calls of one connection may be under way; the gateway accepts more.
-	maxUnanswered = 100
+	// maxUnanswered is how many calls of one connection may be under way: as many as the gateway lets a connection have.
+	maxUnanswered = 256
 	// sendEvery is how often calls that are due are sent, together.
 	sendEvery = time.Millisecond
 )
@@ -41,6 +41,8 @@ type hose struct {
 
 	unanswered atomic.Int64
 	refused    atomic.Int64
+	// offered are the calls that were due, whether or not the server left a stream for them.
+	offered atomic.Int64
 }
 
 // newHose connects to a plaintext server. Every call sends message.
@@ -73,6 +75,7 @@ func (h *hose) spray(perSecond float64, m method, token func() string, over func
 		h.writing.Lock()
 		var err error
 		for ; due >= 1 && err == nil; due-- {
+			h.offered.Add(1)
 			if h.unanswered.Load() < maxUnanswered {
 				err = h.send(m, token())
 			}
