@@ -30,6 +30,7 @@ import (
 	"sallyport.dev/sallyport/internal/relay/exec"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/service"
 	"sallyport.dev/sallyport/internal/store"
 	"sallyport.dev/sallyport/internal/store/sqlite"
 	"sallyport.dev/sallyport/internal/streamstop"
@@ -80,6 +81,8 @@ func (pliant) Get(_ context.Context, id, _ string) (compute.Snapshot, error) {
 }
 
 func (pliant) Delete(context.Context, string, string) (bool, error) { return false, nil }
+func (pliant) Stop(context.Context, string, string) error           { return nil }
+func (pliant) Start(context.Context, string, string) error          { return nil }
 
 type minted struct{}
 
@@ -138,6 +141,7 @@ type rig struct {
 	workspaces *workspace.Service
 	sandboxes  *sandbox.Service
 	providers  *provider.Service
+	exposed    *service.Service
 	conn       *grpc.ClientConn
 	audit      audited
 }
@@ -185,6 +189,11 @@ func newRig(tb testing.TB, policy authz.Policy, issuers ...string) *rig {
 		Access: r.current, Workspaces: r.workspaces,
 	})
 	observer.Observer = r.sandboxes
+	r.exposed, err = service.New(service.Config{
+		Store: r.store, Access: r.current, Sandboxes: r.sandboxes,
+		Address: service.Address{Secure: true, Port: 8080, Domains: []string{"services.example", service.DefaultDomain}},
+	})
+	must(err)
 	d, err := door.New(door.Config{Authenticator: tokens{}, Authorizer: r.current, Audit: &r.audit, Describe: v00.Describe})
 	must(err)
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(d.Unary()), grpc.ChainStreamInterceptor(d.Stream()),
@@ -192,6 +201,7 @@ func newRig(tb testing.TB, policy authz.Policy, issuers ...string) *rig {
 	v00.Register(server, v00.Services{
 		Sandboxes: r.sandboxes, Providers: r.providers, Workspaces: r.workspaces, Credentials: noCredentials{}, Compute: pliant{},
 		Relays: relays, Exec: exec.NewRunner(relays), Logs: logs, Tokens: minted{}, Logger: quiet, Explain: explained{},
+		Exposed: r.exposed,
 	})
 	r.serve(tb, server)
 	tb.Cleanup(r.sandboxes.Wait)

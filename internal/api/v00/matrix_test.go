@@ -26,6 +26,7 @@ import (
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/provider"
 	"sallyport.dev/sallyport/internal/sandbox"
+	"sallyport.dev/sallyport/internal/service"
 	"sallyport.dev/sallyport/internal/settings"
 )
 
@@ -90,7 +91,8 @@ func (o object) membership() string { return strings.TrimPrefix(o.workspace, "w"
 // another.
 func objects(rules rules, r row) []object {
 	which := map[string][]string{
-		"name": {"own", "foreign", "missing"}, "id": {"own", "foreign", "missing"}, "own": {"own", "foreign", "missing"},
+		"name": {"own", "foreign", "missing"}, "service": {"own", "foreign", "missing"}, "service-absent": {"own", "foreign", "missing"},
+		"id": {"own", "foreign", "missing"}, "own": {"own", "foreign", "missing"},
 		"own/id": {"own", "foreign", "missing"}, "create": {"own", "missing"}, "list": {"own", "all"},
 		"provider": {"own", "missing"}, "absent-ok": {"own", "missing"}, "workspace": {"own", "missing"},
 		"grant": {"own", "granting", "missing"}, "policy": {"own", "foreign", "missing", "all"}, "config": {"own", "foreign", "missing", "all"},
@@ -257,6 +259,10 @@ func expectObject(rules rules, r row, c caller, o object) verdict {
 		if o.which == "missing" || foreign {
 			return verdict{codes.NotFound, "sandbox not found"}
 		}
+	case "service":
+		if o.which == "missing" || foreign {
+			return verdict{codes.NotFound, "service endpoint not found"}
+		}
 	case "provider":
 		if o.which == "missing" {
 			return verdict{codes.NotFound, "provider not found"}
@@ -391,9 +397,12 @@ func (w *matrixWorld) boxName(r row, o object) string {
 func (w *matrixWorld) ensure(t *testing.T, r row, o object) {
 	t.Helper()
 	switch r.object {
-	case "name", "id", "own", "own/id", "config", "policy":
+	case "name", "id", "own", "own/id", "config", "policy", "service", "service-absent":
 		if o.which == "missing" || o.which == "all" {
 			return
+		}
+		if strings.HasPrefix(r.object, "service") {
+			defer w.expose(t, o)
 		}
 		if r.object == "policy" {
 			defer w.givePolicy(t, o)
@@ -427,6 +436,19 @@ func (w *matrixWorld) givePolicy(t *testing.T, o object) {
 	}
 }
 
+// expose makes a sandbox's owner expose a service of it, unless it is there.
+func (w *matrixWorld) expose(t *testing.T, o object) {
+	t.Helper()
+	ctx := principal.With(context.Background(), user(ownerOf(o), "openshell-admin"))
+	name := service.Name{Workspace: o.workspace, Sandbox: "box-" + o.which, Service: "web"}
+	if _, err := w.exposed.Get(ctx, name); err == nil {
+		return
+	}
+	if _, err := w.exposed.Expose(ctx, service.ExposeRequest{Name: name, Port: 80}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // untouched checks that a refused call has changed nothing.
 func (w *matrixWorld) untouched(t *testing.T, r row, c caller, o object) {
 	t.Helper()
@@ -437,6 +459,11 @@ func (w *matrixWorld) untouched(t *testing.T, r row, c caller, o object) {
 	}
 	if got, err := w.store.ByName(sandbox.Kind, o.workspace, name); err != nil || got.ID != id {
 		t.Errorf("%+v was refused %s about %+v, and the sandbox is gone: %v", c, r.path, o, err)
+	}
+	if strings.HasPrefix(r.object, "service") {
+		if _, err := w.store.ByName(service.Kind, o.workspace, name+"--web"); err != nil {
+			t.Errorf("%+v was refused %s about %+v, and the service is gone: %v", c, r.path, o, err)
+		}
 	}
 }
 
@@ -512,6 +539,16 @@ func (w *matrixWorld) request(t *testing.T, m protoreflect.MethodDescriptor, r r
 		return &openshellpb.GetSandboxRequest{Workspace: o.workspace, Name: name}
 	case "DeleteSandbox":
 		return &openshellpb.DeleteSandboxRequest{Workspace: o.workspace, Name: name}
+	case "StopSandbox":
+		return &openshellpb.StopSandboxRequest{Workspace: o.workspace, Name: name}
+	case "StartSandbox":
+		return &openshellpb.StartSandboxRequest{Workspace: o.workspace, Name: name}
+	case "ListSandboxProviders":
+		return &openshellpb.ListSandboxProvidersRequest{Workspace: o.workspace, SandboxName: name}
+	case "AttachSandboxProvider":
+		return &openshellpb.AttachSandboxProviderRequest{Workspace: o.workspace, SandboxName: name, ProviderName: "nothing"}
+	case "DetachSandboxProvider":
+		return &openshellpb.DetachSandboxProviderRequest{Workspace: o.workspace, SandboxName: name, ProviderName: "nothing"}
 	case "CreateSandbox":
 		return &openshellpb.CreateSandboxRequest{Workspace: inside, Name: unique, Spec: &openshellpb.SandboxSpec{}}
 	case "ListSandboxes":
@@ -578,6 +615,17 @@ func (w *matrixWorld) requestAboutWorkspace(t *testing.T, m protoreflect.MethodD
 		}
 	}
 	switch string(m.Name()) {
+	case "ExposeService":
+		return &openshellpb.ExposeServiceRequest{Workspace: o.workspace, Sandbox: "box-" + o.which, Service: "web", TargetPort: 8080}
+	case "GetService":
+		return &openshellpb.GetServiceRequest{Workspace: o.workspace, Sandbox: "box-" + o.which, Service: "web"}
+	case "DeleteService":
+		return &openshellpb.DeleteServiceRequest{Workspace: o.workspace, Sandbox: "box-" + o.which, Service: "web"}
+	case "ListServices":
+		if o.which == "all" {
+			return &openshellpb.ListServicesRequest{AllWorkspaces: true, Limit: 1}
+		}
+		return &openshellpb.ListServicesRequest{Workspace: o.workspace, Limit: 1}
 	case "CreateProvider":
 		return &openshellpb.CreateProviderRequest{Workspace: inside, Provider: named(unique)}
 	case "UpdateProvider":

@@ -14,8 +14,6 @@ type Plan string
 
 // The parts of the work that hold what is missing.
 const (
-	PlanLifecycle Plan = "sandbox lifecycle"
-	PlanAccess    Plan = "services of sandboxes"
 	PlanProviders Plan = "provider profiles and credential refresh"
 	PlanPolicy    Plan = "settings and policy"
 	PlanInference Plan = "inference routes"
@@ -26,8 +24,6 @@ const (
 func Planned() map[string]Plan {
 	out := map[string]Plan{}
 	for plan, methods := range map[Plan]string{
-		PlanLifecycle: "StopSandbox StartSandbox ListSandboxProviders AttachSandboxProvider DetachSandboxProvider",
-		PlanAccess:    "ExposeService GetService DeleteService ListServices",
 		PlanProviders: "ListProviderProfiles GetProviderProfile LintProviderProfiles ImportProviderProfiles UpdateProviderProfiles DeleteProviderProfile " +
 			"GetProviderRefreshStatus ConfigureProviderRefresh RotateProviderCredential DeleteProviderRefresh ExchangeProviderSubjectToken",
 		PlanPolicy: "SubmitPolicyAnalysis GetDraftPolicy GetDraftHistory " +

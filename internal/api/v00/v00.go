@@ -22,6 +22,7 @@ import (
 	"sallyport.dev/sallyport/internal/relay/exec"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/service"
 	"sallyport.dev/sallyport/internal/workspace"
 )
 
@@ -65,12 +66,15 @@ type Services struct {
 	Explain Explainer
 	// SSH opens connections into sandboxes.
 	SSH SSH
+	// Exposed are ports of sandboxes with a name at the gateway; nil means that there are none.
+	Exposed *service.Service
 }
 
 // openShell composes the one service of the contract from one handler type a topic. Methods that no handler has
 // are answered by rest, one level deeper, so that a handler's method always wins.
 type openShell struct {
 	sandboxHandler
+	attachHandler
 	watchHandler
 	providerHandler
 	supervisorHandler
@@ -82,6 +86,7 @@ type openShell struct {
 	workspaceHandler
 	sshHandler
 	forwardHandler
+	serviceHandler
 	rest
 }
 
@@ -98,6 +103,7 @@ type inference struct {
 func Register(s grpc.ServiceRegistrar, svc Services) {
 	openshellpb.RegisterOpenShellServer(s, &openShell{
 		sandboxHandler:    sandboxHandler{svc.Sandboxes},
+		attachHandler:     attachHandler{svc.Sandboxes, svc.Providers},
 		watchHandler:      watchHandler{svc.Sandboxes, svc.Logs},
 		providerHandler:   providerHandler{svc.Providers},
 		supervisorHandler: supervisorHandler{svc.Sandboxes, svc.Relays},
@@ -109,6 +115,7 @@ func Register(s grpc.ServiceRegistrar, svc Services) {
 		workspaceHandler:  workspaceHandler{svc.Workspaces},
 		sshHandler:        sshHandler{svc.Sandboxes, svc.SSH},
 		forwardHandler:    forwardHandler{svc.Sandboxes, svc.Relays, svc.SSH},
+		serviceHandler:    serviceHandler{svc.Exposed},
 	})
 	inferencepb.RegisterInferenceServer(s, &inference{})
 	sallyportpb.RegisterGatewayServer(s, &extensions{
