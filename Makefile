@@ -12,7 +12,7 @@ TEST_TIMEOUT ?= 9m
 FUZZ_TIME    ?= 20s
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test e2e-keycloak generate contract fmt lint vuln bench fuzz clean
+.PHONY: help build run test e2e-keycloak images images-test generate contract fmt lint vuln bench fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,15 @@ test: build ## Vet and test everything with the race detector
 e2e-keycloak: ## Test against a real Keycloak, which is downloaded and prepared on first use
 	test/keycloak/run prepare
 	SALLYPORT_REQUIRE_KEYCLOAK=1 CGO_ENABLED=1 go test -race -count=1 -parallel 8 -timeout 15m ./test/keycloak
+
+# Needs no container engine. IMAGES, IMAGE_PLATFORMS, IMAGE_PREFIX and IMAGE_TAG choose; see docs/images.md.
+images: ## Write the container images to build/images, as OCI archives with bills of materials
+	go -C tools/images run . -root $(CURDIR) -out $(CURDIR)/build/images -images '$(IMAGES)' -platforms '$(IMAGE_PLATFORMS)' \
+		-prefix '$(or $(IMAGE_PREFIX),sallyport)' -tag '$(IMAGE_TAG)'
+
+images-test: ## Build the images, read them back, run them as another user, build them again elsewhere
+	go -C tools/images vet ./...
+	go -C tools/images test -count=1 -timeout $(TEST_TIMEOUT) ./...
 
 generate: ## Regenerate Go from the proto files, then whatever go:generate asks for
 	$(BUF) generate
