@@ -11,7 +11,8 @@ import (
 const maxInstanceID = 256
 
 // MainProcessExited records the end of a sandbox's main process. It is accepted, and changes nothing, where it is no
-// news: for a sandbox that is gone or going, for another instance than the connected one, and after a first report.
+// news: for a sandbox that is gone or going or is stopped, for another instance than the connected one or the one that a stop
+// ended, and after a first report.
 func (s *Service) MainProcessExited(ctx context.Context, id, instance string, code int32) error {
 	switch {
 	case instance == "":
@@ -22,7 +23,8 @@ func (s *Service) MainProcessExited(ctx context.Context, id, instance string, co
 	active, connected := s.Sessions.Connected(id)
 	err := s.edit(ctx, id, func(r *Record) error {
 		known := r.ExitCode != nil && r.ExitInstance == instance
-		if known || !r.DeletionTimestamp.IsZero() || connected && active != instance {
+		stopped := r.Course == CourseStopping || r.Course == CourseStopped || r.PriorInstance == instance
+		if known || stopped || !r.DeletionTimestamp.IsZero() || connected && active != instance {
 			return store.ErrNoChange
 		}
 		r.ExitCode, r.ExitInstance = &code, instance

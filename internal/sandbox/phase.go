@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"strings"
+	"time"
 
 	"sallyport.dev/sallyport/internal/driver/compute"
 )
@@ -42,14 +43,67 @@ func driverPhase(s compute.Snapshot, previous Phase) Phase {
 	return PhaseProvisioning
 }
 
+// endedReasons are the reasons of Ready=False by which drivers without the condition Suspended say that a sandbox's
+// processes have ended. During a stop or start they mean that it is stopped. In lower case.
+var endedReasons = map[string]bool{"containerexited": true, "containerstopped": true}
+
+// leavingReasons are the reasons of Suspended=False that mean "not yet", in lower case.
+var leavingReasons = map[string]bool{"podterminating": true, "podnotterminated": true}
+
+// standing is what a snapshot says about a stop or start that is under way.
+type standing int
+
+const (
+	// standingUnknown: the driver says nothing about it.
+	standingUnknown standing = iota
+	standingRunning
+	// standingLeaving: it is being stopped.
+	standingLeaving
+	standingStopped
+)
+
+// standingOf reads a driver's conditions.
+func standingOf(conditions []Condition) standing {
+	for _, c := range conditions {
+		if !strings.EqualFold(c.Type, ConditionSuspended) {
+			continue
+		}
+		switch {
+		case strings.EqualFold(c.Status, "true"):
+			return standingStopped
+		case leavingReasons[strings.ToLower(c.Reason)]:
+			return standingLeaving
+		}
+	}
+	for _, c := range conditions {
+		if c.Type != ConditionReady {
+			continue
+		}
+		if strings.EqualFold(c.Status, "false") && endedReasons[strings.ToLower(c.Reason)] {
+			return standingStopped
+		}
+		return standingRunning
+	}
+	return standingUnknown
+}
+
 // compose makes one phase of the record and the session. A sandbox is ready only while its supervisor is
-// connected, whatever the driver says: an exec could not work otherwise.
+// connected, whatever the driver says: an exec could not work otherwise. While it is stopping, stopped or starting, what
+// was asked for counts more than snapshots, which may be older.
 func compose(r *Record, connected, exited bool) (Phase, []Condition) {
 	switch {
 	case !r.DeletionTimestamp.IsZero() || r.DriverPhase == PhaseDeleting:
 		return PhaseDeleting, r.Conditions
+	case r.Failure != nil:
+		return PhaseError, withReady(r.Conditions, "False", r.Failure.Reason, r.Failure.Message)
+	case r.Course == CourseStopping:
+		return PhaseStopping, r.onCourse(ConditionStopping, "the sandbox is being stopped")
+	case r.Course == CourseStopped:
+		return PhaseStopped, r.onCourse(ConditionStopped, "the sandbox is stopped")
 	case exited:
 		return PhaseError, withReady(r.Conditions, "False", "MainProcessExited", "the sandbox's main process has ended")
+	case r.Course == CourseStarting:
+		return composeStarting(r, connected)
 	case r.DriverPhase == PhaseError, r.DriverPhase == PhaseStopped:
 		return r.DriverPhase, r.Conditions
 	case connected:
@@ -60,6 +114,43 @@ func compose(r *Record, connected, exited bool) (Phase, []Condition) {
 	default:
 		return PhaseProvisioning, r.Conditions
 	}
+}
+
+// composeStarting is compose for a sandbox that is being started. It leaves to READY or ERROR; a snapshot of the time when
+// it was stopped is neither.
+func composeStarting(r *Record, connected bool) (Phase, []Condition) {
+	switch {
+	case r.DriverPhase == PhaseError && standingOf(r.Conditions) != standingStopped:
+		return PhaseError, r.Conditions
+	case connected:
+		return PhaseReady, withReady(r.Conditions, "True", "DependenciesReady", "Supervisor session connected")
+	case r.DriverPhase == PhaseReady:
+		return PhaseStarting, r.onCourse("SupervisorNotConnected", "Backend ready; waiting for supervisor session")
+	case standingOf(r.Conditions) == standingRunning:
+		// The driver says what it waits for.
+		return PhaseStarting, r.Conditions
+	default:
+		return PhaseStarting, r.onCourse(ConditionStarting, "the sandbox is being started")
+	}
+}
+
+// onCourse is the record's conditions with Ready=False since the course was taken, and without Suspended, which only
+// says when the driver has caught up.
+func (r *Record) onCourse(reason, message string) []Condition {
+	out := make([]Condition, 0, len(r.Conditions)+1)
+	ready := Condition{Type: ConditionReady, Status: "False", Reason: reason, Message: message}
+	if !r.CourseSince.IsZero() {
+		ready.LastTransition = r.CourseSince.UTC().Format(time.RFC3339)
+	}
+	out = append(out, ready)
+	for _, c := range r.Conditions {
+		suspended := strings.EqualFold(c.Type, ConditionSuspended)
+		if c.Type == ConditionReady || suspended && r.Course != CourseStopped {
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // withReady returns a copy of conditions in which Ready says the given.

@@ -41,7 +41,7 @@ func (s *Service) follow(ctx context.Context, w *store.Watcher) error {
 	}
 }
 
-// Retry finishes creates and deletes that a crash or an absent driver left unfinished, until ctx ends.
+// Retry finishes creates, deletes, stops and starts that a crash or an absent driver left unfinished, until ctx ends.
 func (s *Service) Retry(ctx context.Context) error {
 	ticker := time.NewTicker(retryInterval)
 	defer ticker.Stop()
@@ -71,6 +71,8 @@ func (s *Service) retry(ctx context.Context) {
 			err = s.release(ctx, o.ID, o.Name, false)
 		case !r.Accepted && !s.underWay(o):
 			err = s.resume(ctx, o, r)
+		case r.moving():
+			s.redo(ctx, o)
 		}
 		if err != nil {
 			s.Logger.Warn("finish an interrupted create or delete; will be retried", "sandbox_id", o.ID, "error", err)
@@ -82,7 +84,7 @@ func (s *Service) retry(ctx context.Context) {
 }
 
 // Listed applies the driver's complete list, which it sends after every (re)connection: rows whose resource is
-// gone are removed, interrupted creates and deletes are finished. It implements compute.Sink.
+// gone are removed, interrupted creates, deletes, stops and starts are finished. It implements compute.Sink.
 func (s *Service) Listed(ctx context.Context, snapshots []compute.Snapshot) {
 	listed := make(map[string]bool, len(snapshots))
 	for _, snap := range snapshots {
@@ -102,6 +104,7 @@ func (s *Service) Listed(ctx context.Context, snapshots []compute.Snapshot) {
 			s.Logger.Warn("repair a sandbox; will be retried", "sandbox_id", o.ID, "error", err)
 		}
 	}
+	s.startWithGateway(ctx)
 }
 
 // accept records that the driver has the sandbox.
@@ -126,7 +129,10 @@ func (s *Service) repair(ctx context.Context, o *store.Object, r *Record, listed
 		return s.release(ctx, o.ID, o.Name, false)
 	case listed && !r.Accepted:
 		return s.accept(ctx, o.ID)
-	case listed:
+	case listed && r.moving():
+		s.redo(ctx, o)
+		return nil
+	case listed, r.Failure != nil:
 		return nil
 	case !r.Accepted:
 		if s.underWay(o) {
@@ -136,6 +142,10 @@ func (s *Service) repair(ctx context.Context, o *store.Object, r *Record, listed
 	}
 	// A list may be older than the row; only the driver's word about this very sandbox counts.
 	_, err := s.Driver.Get(ctx, o.ID, o.Name)
+	if fault.Is(err, fault.NotFound) && r.Course != CourseRun {
+		s.Logger.Warn("a stopped sandbox's resource is gone", "sandbox_id", o.ID, "sandbox", o.Name)
+		return s.lose(ctx, o.ID, ConditionComputeLost, "the compute driver no longer has this sandbox, which was not running")
+	}
 	if fault.Is(err, fault.NotFound) {
 		s.Logger.Warn("remove a sandbox whose resource is gone", "sandbox_id", o.ID, "sandbox", o.Name)
 		return s.remove(ctx, o.ID)
@@ -170,32 +180,42 @@ func (s *Service) Changed(ctx context.Context, snap compute.Snapshot) {
 	if err != nil {
 		return
 	}
-	if r, err := decode(o); err == nil && sameStatus(r, observed(r, snap)) {
+	settle := !s.turns.busy(snap.ID)
+	if r, err := decode(o); err == nil && sameStatus(r, observed(r, snap, settle)) {
 		return
 	}
+	stopped := false
 	err = s.edit(ctx, snap.ID, func(r *Record) error {
-		next := observed(r, snap)
+		next := observed(r, snap, settle)
 		if sameStatus(r, next) {
 			return store.ErrNoChange
 		}
+		stopped = next.Course == CourseStopped && r.Course != CourseStopped
 		*r = *next
 		return nil
 	})
+	if err == nil && stopped {
+		s.silence(snap.ID)
+	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		s.Logger.Error("apply a driver's snapshot", "sandbox_id", snap.ID, "error", err)
 	}
 }
 
-// observed is the record as the snapshot would have it.
-func observed(r *Record, snap compute.Snapshot) *Record {
+// observed is the record as the snapshot would have it. With settle a snapshot may end a stop: while the driver is being
+// called, its answer does, since a snapshot may be older.
+func observed(r *Record, snap compute.Snapshot, settle bool) *Record {
 	next := *r
 	// Whoever reports on a sandbox has it.
-	next.Accepted = true
+	next.Accepted, next.Failure = true, nil
 	next.DriverPhase = driverPhase(snap, r.DriverPhase)
 	if snap.HasStatus {
 		next.Conditions = conditions(snap.Conditions)
 		next.InstanceID, next.AgentFD, next.SandboxFD = snap.InstanceID, snap.AgentFD, snap.SandboxFD
 		next.DriverName = snap.SandboxName
+	}
+	if settle && next.Course == CourseStopping && snap.HasStatus && standingOf(next.Conditions) == standingStopped {
+		next.take(CourseStopped)
 	}
 	return &next
 }
@@ -229,7 +249,8 @@ func conditions(in []compute.Condition) []Condition {
 }
 
 func sameStatus(a, b *Record) bool {
-	if a.Accepted != b.Accepted || a.DriverPhase != b.DriverPhase || a.InstanceID != b.InstanceID || a.AgentFD != b.AgentFD ||
+	if a.Accepted != b.Accepted || a.Course != b.Course || (a.Failure == nil) != (b.Failure == nil) ||
+		a.DriverPhase != b.DriverPhase || a.InstanceID != b.InstanceID || a.AgentFD != b.AgentFD ||
 		a.SandboxFD != b.SandboxFD || a.DriverName != b.DriverName || len(a.Conditions) != len(b.Conditions) {
 		return false
 	}

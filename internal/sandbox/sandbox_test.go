@@ -37,9 +37,17 @@ type driver struct {
 	boxes   map[string]compute.Spec
 	deletes int
 	// Hooks return the error of the call; nil hooks and nil errors mean the call works.
-	onValidate, onCreate, onDelete, onGet func() error
+	onValidate, onCreate, onDelete, onGet, onStop, onStart func() error
 	// deleteIsFinal makes Delete report that nothing was left.
 	deleteIsFinal bool
+	// stopped are the sandboxes that do not run; reports makes Get tell.
+	stopped map[string]bool
+	reports bool
+	// report takes the place of what Get tells.
+	report func(id string) (compute.Snapshot, error)
+	// managed makes the driver leave starting and stopping with the gateway to the gateway.
+	managed       bool
+	stops, starts int
 }
 
 func hook(f func() error) error {
@@ -50,7 +58,7 @@ func hook(f func() error) error {
 }
 
 func (d *driver) Capabilities(context.Context) (compute.Capabilities, error) {
-	return compute.Capabilities{DefaultImage: "default:1"}, nil
+	return compute.Capabilities{DefaultImage: "default:1", GatewayManagesLifecycle: d.managed}, nil
 }
 
 func (d *driver) Validate(context.Context, compute.Spec) error { return hook(d.onValidate) }
@@ -72,12 +80,63 @@ func (d *driver) Get(_ context.Context, id, _ string) (compute.Snapshot, error) 
 	if err := hook(d.onGet); err != nil {
 		return compute.Snapshot{}, err
 	}
+	if d.report != nil {
+		return d.report(id)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, ok := d.boxes[id]; !ok {
 		return compute.Snapshot{}, fault.New(fault.NotFound, "X", "gone")
 	}
+	if d.reports {
+		return d.snapshot(id), nil
+	}
 	return compute.Snapshot{ID: id}, nil
+}
+
+// snapshot is what the driver would report. The caller holds the lock.
+func (d *driver) snapshot(id string) compute.Snapshot {
+	if d.stopped[id] {
+		s := ready(id, "False", "ContainerStopped")
+		s.Conditions = append(s.Conditions, compute.Condition{Type: "Suspended", Status: "True", Reason: "ContainerStopped"})
+		return s
+	}
+	return ready(id, "True", "Running")
+}
+
+// list is the driver's complete list.
+func (d *driver) list() []compute.Snapshot {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []compute.Snapshot
+	for id := range d.boxes {
+		out = append(out, d.snapshot(id))
+	}
+	return out
+}
+
+func (d *driver) Stop(_ context.Context, id, _ string) error {
+	return d.run(id, false, d.onStop, &d.stops)
+}
+func (d *driver) Start(_ context.Context, id, _ string) error {
+	return d.run(id, true, d.onStart, &d.starts)
+}
+
+func (d *driver) run(id string, on bool, before func() error, count *int) error {
+	if err := hook(before); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	*count++
+	if _, ok := d.boxes[id]; !ok {
+		return fault.New(fault.NotFound, "X", "gone")
+	}
+	if d.stopped == nil {
+		d.stopped = map[string]bool{}
+	}
+	d.stopped[id] = !on
+	return nil
 }
 
 func (d *driver) Delete(_ context.Context, id, _ string) (bool, error) {
@@ -107,15 +166,25 @@ func (d *driver) ids() []string {
 type sessions struct {
 	mu        sync.Mutex
 	connected map[string]bool
+	// instance is every supervisor's; empty means "main-1".
+	instance string
 }
 
 func (s *sessions) Connected(id string) (string, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.instance != "" {
+		return s.instance, s.connected[id]
+	}
 	return "main-1", s.connected[id]
 }
 
 func (s *sessions) Disconnect(id, _ string) { s.set(id, false) }
+
+func (s *sessions) has(id string) bool {
+	_, ok := s.Connected(id)
+	return ok
+}
 
 func (s *sessions) set(id string, on bool) {
 	s.mu.Lock()

@@ -25,6 +25,11 @@ type Driver interface {
 	Create(ctx context.Context, spec compute.Spec) error
 	Get(ctx context.Context, id, name string) (compute.Snapshot, error)
 	Delete(ctx context.Context, id, name string) (deleted bool, err error)
+	// Stop has a sandbox's processes ended and keeps what Start needs. Both may be repeated; Unimplemented means that
+	// the driver knows neither.
+	Stop(ctx context.Context, id, name string) error
+	// Start returns NotFound where there is nothing left to start.
+	Start(ctx context.Context, id, name string) error
 }
 
 // Sessions tells which supervisors are connected.
@@ -67,6 +72,11 @@ type Service struct {
 	notify notifier
 	holds  holds
 	image  defaultImage
+	turns  turns
+	// resumed tells that the sandboxes of a driver that leaves that to the gateway have been started with it.
+	resumed atomic.Bool
+	// room holds a value for each stop or start that is carried out aside.
+	room chan struct{}
 	// background counts driver calls that outlive the request that began them.
 	background sync.WaitGroup
 	// bootRevision is the last write of an earlier process.
@@ -81,7 +91,10 @@ func NewService(c Config) *Service {
 	if c.Settings == nil {
 		c.Settings = settings.New(c.Store, c.Access)
 	}
-	return &Service{Config: c, bootRevision: c.Store.Revision(), notify: notifier{subs: map[string]map[*Subscription]struct{}{}}}
+	return &Service{
+		Config: c, bootRevision: c.Store.Revision(), notify: notifier{subs: map[string]map[*Subscription]struct{}{}},
+		room: make(chan struct{}, redoLimit),
+	}
 }
 
 // Wait returns when every driver call that outlived its request has ended.
@@ -223,7 +236,7 @@ func (s *Service) compose(o *store.Object) (*Sandbox, error) {
 	if r.ExitCode != nil && (!connected || instance == r.ExitInstance) {
 		sb.Exited = r.ExitCode
 	}
-	sb.Phase, sb.Status = compose(r, connected, sb.Exited != nil)
+	sb.Phase, sb.Status = compose(r, connected && !r.left(instance), sb.Exited != nil)
 	last.Store(sb)
 	return sb, nil
 }
@@ -244,9 +257,11 @@ func notFound(err error) error {
 	return err
 }
 
-// Connected tells watchers that a supervisor has come. It implements relay.Observer.
-func (s *Service) Connected(_ context.Context, sandboxID, sessionID, _ string) {
+// Connected tells watchers that a supervisor has come, and ends the start that waited for it. It implements
+// relay.Observer.
+func (s *Service) Connected(ctx context.Context, sandboxID, sessionID, instance string) {
 	s.Logs.Append(sandboxID, gatewayLine("INFO", "supervisor session connected", "session_id", sessionID))
+	s.arrived(ctx, sandboxID, instance)
 	s.notify.poke(sandboxID)
 }
 

@@ -44,6 +44,42 @@ type Condition struct {
 	LastTransition string `json:"lastTransition,omitempty"`
 }
 
+// Course is where the last stop or start of a sandbox stands. It is what was asked for, not what a driver reports.
+type Course string
+
+// The courses.
+const (
+	// CourseRun is of a sandbox that runs, or that the driver is to have running: nobody stopped it, or a start has ended.
+	CourseRun Course = ""
+	// CourseStopping is of one that the driver is to stop.
+	CourseStopping Course = "stopping"
+	// CourseStopped is of one that the driver has stopped; what it keeps is the driver's to say.
+	CourseStopped Course = "stopped"
+	// CourseStarting is of one that the driver is to start, until its supervisor has come.
+	CourseStarting Course = "starting"
+)
+
+// Failure is the gateway's own verdict that a sandbox cannot work. It ends when the driver reports on the sandbox again.
+type Failure struct {
+	// Reason is one of the Reason constants of conditions below.
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+// Reasons of Ready=False that the gateway itself sets.
+const (
+	// ConditionStopping and the next two say how far a stop or start is.
+	ConditionStopping = "Stopping"
+	ConditionStopped  = "Stopped"
+	ConditionStarting = "Starting"
+	// ConditionComputeLost means that the driver's list lacks a sandbox that was stopped, or on its way there or back.
+	ConditionComputeLost = "ComputeResourceMissing"
+	// ConditionBackendLost means that a stop or start found nothing at the driver.
+	ConditionBackendLost = "BackendResourceMissing"
+	// ConditionStartFailed means that the driver could not start the sandbox with the gateway.
+	ConditionStartFailed = "StartFailed"
+)
+
 // Condition types.
 const (
 	ConditionReady     = "Ready"
@@ -67,8 +103,8 @@ type Template struct {
 	UserNamespaces       *bool          `json:"userNamespaces,omitempty"`
 }
 
-// Spec is what the creator asked for. It does not change after creation, but for the policy of a sandbox that was created
-// without one, which is filled in with the first one it gets.
+// Spec is what the creator asked for. It does not change after creation, but for the providers, which are attached and
+// detached, and for the policy of a sandbox that was created without one, which is filled in with the first one it gets.
 type Spec struct {
 	LogLevel    string            `json:"logLevel,omitempty"`
 	Environment map[string]string `json:"environment,omitempty"`
@@ -93,6 +129,13 @@ type Record struct {
 	Accepted bool `json:"accepted"`
 	// DeletionTimestamp is set once deletion was asked for; the row goes when the driver has nothing left.
 	DeletionTimestamp time.Time `json:"deletionTimestamp,omitzero"`
+	// Course is where the last stop or start stands, since CourseSince. It is stored before the driver is asked.
+	Course      Course    `json:"course,omitempty"`
+	CourseSince time.Time `json:"courseSince,omitzero"`
+	// PriorInstance is the supervisor's instance that ran before the last stop. It does not come back with a start.
+	PriorInstance string `json:"priorInstance,omitempty"`
+	// Failure is set where the sandbox's resource is lost.
+	Failure *Failure `json:"failure,omitempty"`
 	// DriverPhase is what the driver's last snapshot alone amounts to.
 	DriverPhase Phase `json:"driverPhase"`
 	// Driver fields are copied from the last snapshot.

@@ -98,6 +98,8 @@ func (machines) Get(_ context.Context, id, _ string) (compute.Snapshot, error) {
 	return compute.Snapshot{ID: id}, nil
 }
 func (machines) Delete(context.Context, string, string) (bool, error) { return false, nil }
+func (machines) Stop(context.Context, string, string) error           { return nil }
+func (machines) Start(context.Context, string, string) error          { return nil }
 
 type minted struct{}
 

@@ -35,11 +35,6 @@ func storeFault(err error) error {
 	return fmt.Errorf("read SSH session: %w", err)
 }
 
-func notReady() error {
-	return fault.New(fault.FailedPrecondition, "SANDBOX_NOT_READY", "sandbox is not ready").
-		WithNext("watch the sandbox until its phase is READY")
-}
-
 // Connection is one connection that was let in. It counts against the limits until Leave.
 type Connection struct {
 	SandboxID string
@@ -102,9 +97,8 @@ func (s *Service) let(ctx context.Context, c *Connection) (*Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	waiting := sb.Phase == sandbox.PhaseProvisioning && sb.DriverPhase == sandbox.PhaseReady
-	if sb.Phase != sandbox.PhaseReady && !waiting {
-		return nil, notReady()
+	if sb.Phase != sandbox.PhaseReady && !sb.Waiting() {
+		return nil, sb.NotReady()
 	}
 	c.ctx, c.end = context.WithCancelCause(ctx)
 	if err := s.open.add(c); err != nil {

@@ -135,7 +135,7 @@ func (s *Service) Create(ctx context.Context, sandboxID string) (*Session, strin
 		return nil, "", err
 	}
 	if sb.Phase != sandbox.PhaseReady {
-		return nil, "", notReady()
+		return nil, "", sb.NotReady()
 	}
 	secret := make([]byte, tokenBytes)
 	if _, err := io.ReadFull(s.random, secret); err != nil {

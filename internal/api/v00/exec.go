@@ -116,11 +116,9 @@ func (h execHandler) admit(ctx context.Context, r *exec.Request) (release func()
 	if err != nil {
 		return nil, err
 	}
-	waiting := sb.Phase == sandbox.PhaseProvisioning && sb.DriverPhase == sandbox.PhaseReady
-	if sb.Phase != sandbox.PhaseReady && !waiting {
+	if sb.Phase != sandbox.PhaseReady && !sb.Waiting() {
 		release()
-		return nil, fault.New(fault.FailedPrecondition, "SANDBOX_NOT_READY", "sandbox is not ready").
-			WithNext("watch the sandbox until its phase is READY")
+		return nil, sb.NotReady()
 	}
 	return release, nil
 }
@@ -132,7 +130,7 @@ type eventSender interface {
 func (h execHandler) run(ctx context.Context, r exec.Request, stream eventSender) error {
 	code, err := h.runner.Run(ctx, r, &execSink{stream: stream})
 	if err != nil {
-		return err
+		return h.sandboxes.Ended(r.SandboxID, err)
 	}
 	return stream.Send(&openshellpb.ExecSandboxEvent{Payload: &openshellpb.ExecSandboxEvent_Exit{
 		Exit: &openshellpb.ExecSandboxExit{ExitCode: code},

@@ -72,9 +72,9 @@ func (h forwardHandler) ForwardTcp(stream forwardStream) error {
 		if cause, ok := errors.AsType[*fault.Error](context.Cause(c.Context())); ok {
 			return cause
 		}
-		return err
+		return h.sandboxes.Ended(c.SandboxID, err)
 	}
-	return pipe.Run(c.Context(), peer, channel, pipe.Options{}).Err
+	return h.sandboxes.Ended(c.SandboxID, pipe.Run(c.Context(), peer, channel, pipe.Options{}).Err)
 }
 
 // forwardTarget checks where a connection shall go. The service id is the caller's free text and chooses no protocol

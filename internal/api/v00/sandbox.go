@@ -72,6 +72,24 @@ func (h sandboxHandler) DeleteSandbox(ctx context.Context, req *openshellpb.Dele
 	return &openshellpb.DeleteSandboxResponse{Deleted: deleted}, nil
 }
 
+// StopSandbox answers once the driver has stopped the sandbox, or with phase STOPPING where that takes longer.
+func (h sandboxHandler) StopSandbox(ctx context.Context, req *openshellpb.StopSandboxRequest) (*openshellpb.SandboxResponse, error) {
+	sb, err := h.sandboxes.Stop(ctx, req.Workspace, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	return sandboxResponse(sb)
+}
+
+// StartSandbox answers once the driver has started the sandbox; it is READY when its supervisor has connected.
+func (h sandboxHandler) StartSandbox(ctx context.Context, req *openshellpb.StartSandboxRequest) (*openshellpb.SandboxResponse, error) {
+	sb, err := h.sandboxes.Start(ctx, req.Workspace, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	return sandboxResponse(sb)
+}
+
 func sandboxResponse(sb *sandbox.Sandbox) (*openshellpb.SandboxResponse, error) {
 	raw, err := encodeSandbox(sb)
 	if err != nil {
