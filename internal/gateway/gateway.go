@@ -347,7 +347,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		tend(gctx, g.relays.Sessions)
+		tend(gctx, g.relays.Sessions, g.log)
 		return nil
 	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
 	"runtime/debug"
 	runtimemetrics "runtime/metrics"
 	"time"
@@ -13,6 +14,8 @@ const tendInterval = time.Second
 const (
 	// trimSessions is by how many the sessions must have changed before memory is given back.
 	trimSessions = 100
+	// startLooks is after how many intervals what only the start needed is given back.
+	startLooks = 3
 	// usualPercent is the growth of the heap between two collections at rest, the runtime's own default.
 	usualPercent = 100
 	// spareHeap is what the heap may grow by between two collections under load. A gateway that serves small calls has a
@@ -25,9 +28,14 @@ const (
 
 // tend looks after the process's memory until ctx ends: it collects less often under load, and gives memory back when a
 // wave of supervisors has come or gone, because connecting needs several times what a session holds afterwards, which
-// the runtime would keep for minutes. At rest everything is as the runtime does by itself.
-func tend(ctx context.Context, sessions func() int) {
-	k := keeper{set: debug.SetGCPercent, free: debug.FreeOSMemory, percent: usualPercent}
+// the runtime would keep for minutes. So does the start. At rest everything is as the runtime does by itself.
+func tend(ctx context.Context, sessions func() int, log *slog.Logger) {
+	k := keeper{set: debug.SetGCPercent, percent: usualPercent, free: func() {
+		debug.FreeOSMemory()
+		if err := forgetProgram(); err != nil {
+			log.Debug("give memory back", "error", err)
+		}
+	}}
 	samples := []runtimemetrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
 	ticker := time.NewTicker(tendInterval)
 	defer ticker.Stop()
@@ -49,6 +57,7 @@ type keeper struct {
 	free func()
 
 	percent  int
+	looks    int
 	calm     int
 	cycles   uint64
 	sessions int
@@ -72,7 +81,8 @@ func (k *keeper) look(sessions int, cycles, live uint64) {
 	if k.calm >= calmIntervals {
 		k.use(usualPercent)
 	}
-	if steady && max(sessions-k.trimmed, k.trimmed-sessions) >= trimSessions {
+	k.looks++
+	if k.looks == startLooks || steady && max(sessions-k.trimmed, k.trimmed-sessions) >= trimSessions {
 		k.free()
 		k.trimmed = sessions
 	}

@@ -17,6 +17,9 @@ func TestMemoryFollowsTheLoad(t *testing.T) {
 		k.look(sessions, cycles, live)
 	}
 	step(0, 1, 4<<20)
+	if freed != 0 {
+		t.Fatalf("during the start: freed %d times", freed)
+	}
 	if len(percents) != 0 {
 		t.Fatalf("at rest: %v", percents)
 	}
@@ -25,6 +28,9 @@ func TestMemoryFollowsTheLoad(t *testing.T) {
 	step(0, 6, 13<<20/2)
 	if !slices.Equal(percents, []int{400}) {
 		t.Fatalf("under load: %v", percents)
+	}
+	if freed != 1 {
+		t.Fatalf("after the start: freed %d times", freed)
 	}
 	step(0, 6, 100<<20)
 	if !slices.Equal(percents, []int{400, usualPercent}) {
@@ -44,14 +50,14 @@ func TestMemoryFollowsTheLoad(t *testing.T) {
 	for sessions := 50; sessions <= 1000; sessions += 50 {
 		step(sessions, 10, 20<<20)
 	}
-	if freed != 0 || len(percents) != n {
+	if freed != 1 || len(percents) != n {
 		t.Fatalf("while supervisors come: freed %d times, %v", freed, percents[n:])
 	}
 	step(1000, 0, 24<<20)
 	step(1000, 0, 24<<20)
 	step(990, 0, 24<<20)
 	step(990, 0, 24<<20)
-	if freed != 1 {
+	if freed != 2 {
 		t.Errorf("when they have come: freed %d times", freed)
 	}
 }
