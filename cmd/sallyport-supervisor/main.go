@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"sallyport.dev/sallyport/internal/supervisor"
@@ -20,19 +21,42 @@ const sftpArgument = "serve-sftp"
 
 const usage = `sallyport-supervisor connects a sandbox to its gateway.
 
-A compute driver starts it with OPENSHELL_SANDBOX_ID, OPENSHELL_ENDPOINT and a credential in the environment;
-it takes no flags. See the documentation for all variables.
+Usage:
+  sallyport-supervisor [--workdir DIR]
+      Run. A compute driver sets OPENSHELL_SANDBOX_ID, OPENSHELL_ENDPOINT and a credential in the environment; see
+      the documentation for all variables. --workdir is another way to say SALLYPORT_WORKDIR.
+  sallyport-supervisor copy-self DEST
+      Copy this program to a file, or into a folder under the name by which it was called, and end.
 `
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// run is main with everything handed in; the first of the words is the name by which the program was called.
+func run(ctx context.Context, words []string, stdout, stderr io.Writer) int {
+	args, getenv := words[1:], os.Getenv
+	if dir, ok := workdir(args); ok {
+		args = nil
+		getenv = func(name string) string {
+			if name == "SALLYPORT_WORKDIR" {
+				return dir
+			}
+			return os.Getenv(name)
+		}
+	}
 	switch {
+	case len(args) > 0 && args[0] == copyArgument && len(args) <= 2:
+		to, err := copySelf(strings.Join(args[1:], ""), words[0])
+		if err != nil {
+			fmt.Fprintln(stderr, "sallyport-supervisor:", err)
+			return 1
+		}
+		fmt.Fprintln(stdout, to)
+		return 0
 	case len(args) == 1 && args[0] == sftpArgument:
 		if err := supervisor.SFTP(); err != nil {
 			fmt.Fprintln(stderr, "sallyport-supervisor:", err)
@@ -46,15 +70,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return 2
 	}
-	code, err := supervise(ctx, stderr)
+	code, err := supervise(ctx, getenv, stderr)
 	if err != nil {
 		fmt.Fprintln(stderr, "sallyport-supervisor:", err)
 	}
 	return code
 }
 
-func supervise(ctx context.Context, stderr io.Writer) (int, error) {
-	config, err := env.Load(os.Getenv)
+// workdir reads the one flag that drivers of the newer reference generation pass.
+func workdir(args []string) (dir string, ok bool) {
+	if len(args) == 2 && args[0] == "--workdir" {
+		return args[1], true
+	}
+	if len(args) != 1 {
+		return "", false
+	}
+	return strings.CutPrefix(args[0], "--workdir=")
+}
+
+func supervise(ctx context.Context, getenv func(string) string, stderr io.Writer) (int, error) {
+	config, err := env.Load(getenv)
 	if err != nil {
 		return 2, fmt.Errorf("bad environment:\n%w", err)
 	}
