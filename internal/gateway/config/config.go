@@ -68,6 +68,7 @@ func check(args []string, env func(string) (string, bool), file []byte) (*Config
 	c.sandbox(v)
 	c.kubernetes(v)
 	c.edge(v)
+	c.services(v)
 	c.limits(v)
 	c.audit(v)
 	v.reportUnused()

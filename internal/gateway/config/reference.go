@@ -174,6 +174,8 @@ var referenceNotes = map[string]string{
 	"oidc-jwks-ttl":                  "at least 10",
 	"oidc-admin-role":                "both empty: the mode `authenticated`",
 	"oidc-user-role":                 "both empty: the mode `authenticated`",
+	"server-san":                     "wildcards open domains of services; certificates are made elsewhere",
+	"enable-loopback-service-http":   "off unless switched on: services need a sign-in",
 	"grpc-rate-limit-requests":       "a bucket for each caller instead of one for all",
 	"grpc-rate-limit-window-seconds": "see above",
 	"ssh-handshake-secret":           "only with `--allow-shared-sandbox-secret`",

@@ -150,8 +150,6 @@ var edgeSettings = []setting{
 
 // unusedSettings are read so that a reference's command line and file go on working; each that is set is reported.
 var unusedSettings = []setting{
-	{name: "server-san", env: "OPENSHELL_SERVER_SAN", file: "gateway.server_sans", kind: list, topic: topicUnused, unused: true, usage: "certificates are made elsewhere; sandbox service URLs are not served"},
-	{name: "enable-loopback-service-http", env: "OPENSHELL_ENABLE_LOOPBACK_SERVICE_HTTP", file: "gateway.enable_loopback_service_http", kind: boolean, preset: "true", topic: topicUnused, unused: true, usage: "sandbox service URLs are not served"},
 	{name: "sandbox-ssh-port", env: "OPENSHELL_SANDBOX_SSH_PORT", topic: topicUnused, unused: true, usage: "the supervisor's SSH server is a Unix socket"},
 	{name: "ssh-handshake-skew-secs", env: "OPENSHELL_SSH_HANDSHAKE_SKEW_SECS", topic: topicUnused, unused: true, usage: "there is no handshake by clock"},
 	{name: "client-tls-secret-name", env: "OPENSHELL_CLIENT_TLS_SECRET_NAME", file: "gateway.client_tls_secret_name", topic: topicUnused, unused: true, usage: "a setting of the driver"},

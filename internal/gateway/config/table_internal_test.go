@@ -15,6 +15,7 @@ var good = map[string]string{
 	"oidc-algorithms": "RS256,EdDSA", "allowed-origins": "https://a.test,http://localhost:1", "allowed-hosts": "a.test,b.test:443,[::1]:1", "public-addresses": "192.0.2.1,::1",
 	"kubernetes-api-url": "https://k.test", "audit-otlp-endpoint": "https://o.test/v1/logs", "db-url": "sqlite:/x/y.db", "drivers": "external",
 	"health-bind-address": "127.0.0.1:8081", "metrics-bind-address": "[::1]:8082", "port": "18000", "ssh-handshake-secret": "0123456789abcdef",
+	"service-url": "https://apps.test:8443", "server-san": "gw.test,10.0.0.1,*.apps.test",
 }
 
 // bad has values that a setting's kind allows and the setting does not.
@@ -32,6 +33,8 @@ var bad = map[string][]string{
 	"tenant-claim":              {`"`},
 	"mtls-default-roles":        {strings.Repeat("r", 257)},
 	"allowed-origins":           {"a.test", "https://a.test/", "https://a.test/x", "null", "*"},
+	"service-url":               {"apps.test", "https://apps.test/", "https://*.apps.test", "https://127.0.0.1", "https://[::1]", "https://a..b", "https://apps.test:x", "https://-a.test", "https://a_b.test"},
+	"server-san":                {"*.", "*.a_b", "*.a..b", "*.*.c"},
 	"allowed-hosts":             {"*", "a b", "https://a.test", "u@a.test", "a.test/x"},
 	"kubernetes-api-url":        {"k.test", "http://k.test"},
 	"audit-otlp-endpoint":       {"o.test:4318"},

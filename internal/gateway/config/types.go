@@ -18,6 +18,7 @@ type Config struct {
 	Auth          Auth
 	MTLS          MTLSAuth
 	Edge          Edge
+	Services      Services
 	Audit         Audit
 	Limits        Limits
 	SSH           SSH
