@@ -81,10 +81,10 @@ client_ca_path: /etc/openshell-tls/{{ ternary "client-ca" "server" (ne $tls.clie
 {{- if not (kindIs "invalid" $tls.requireClientAuth) }}
 require_client_auth: {{ $tls.requireClientAuth }}
 {{- end }}
-{{- if $tls.externalCertSecretName }}
+{{- if include "sallyport.externalTlsSecret" . }}
 external_cert_path: /etc/openshell-tls/server-external/tls.crt
 external_key_path: /etc/openshell-tls/server-external/tls.key
-external_server_names: {{ toRawJson $tls.externalServerNames }}
+external_server_names: {{ include "sallyport.externalNames" . }}
 {{- end }}
 {{- end -}}
 

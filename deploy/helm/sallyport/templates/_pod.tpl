@@ -109,7 +109,7 @@ default: {{ . }}
   mountPath: /etc/openshell-tls/client-ca
   readOnly: true
 {{- end }}
-{{- if .Values.server.tls.externalCertSecretName }}
+{{- if include "sallyport.externalTlsSecret" . }}
 - name: server-external-tls
   mountPath: /etc/openshell-tls/server-external
   readOnly: true

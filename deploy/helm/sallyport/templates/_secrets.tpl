@@ -42,3 +42,8 @@ job
 {{- .Values.secretNames.keyEncryptionKey | default (printf "%s-key-encryption-key" (include "sallyport.fullname" .)) -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Secret of the authority that signs certificates of the job or of cert-manager. */}}
+{{- define "sallyport.caSecret" -}}
+{{- .Values.secretNames.ca | default (printf "%s-ca" (include "sallyport.fullname" .)) -}}
+{{- end -}}

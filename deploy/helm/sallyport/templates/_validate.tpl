@@ -14,8 +14,8 @@
 {{- if and $server.disableTls $server.tls.enableMtls -}}
 {{- $wrong = append $wrong "server.tls.enableMtls: no client certificates without TLS: set server.disableTls to false" -}}
 {{- end -}}
-{{- if and $server.tls.externalCertSecretName (not $server.tls.externalServerNames) -}}
-{{- $wrong = append $wrong "server.tls.externalServerNames: name the server names that get the certificate of server.tls.externalCertSecretName" -}}
+{{- if and (include "sallyport.externalTlsSecret" .) (eq (include "sallyport.externalNames" .) "[]") -}}
+{{- $wrong = append $wrong "server.tls.externalServerNames: name the server names that get the external certificate" -}}
 {{- end -}}
 {{- if ne (empty $server.oidc.adminRole) (empty $server.oidc.userRole) -}}
 {{- $wrong = append $wrong "server.oidc: one of adminRole and userRole is empty: name both, or empty both to let whoever signs in do everything" -}}
@@ -42,6 +42,32 @@
 {{- end -}}
 {{- if and (eq $server.drivers.kubernetes.podSecurity "restricted") $server.drivers.kubernetes.capabilities -}}
 {{- $wrong = append $wrong "server.drivers.kubernetes.capabilities: the level restricted allows none: set podSecurity to baseline or privileged, or empty this list" -}}
+{{- end -}}
+{{- if and .Values.openshiftRoute.enabled $server.disableTls -}}
+{{- $wrong = append $wrong "openshiftRoute.enabled: the route passes TLS through, which the gateway then has to end: set server.disableTls to false" -}}
+{{- end -}}
+{{- if and .Values.tlsRoute.enabled $server.disableTls -}}
+{{- $wrong = append $wrong "tlsRoute.enabled: the route passes TLS through, which the gateway then has to end: set server.disableTls to false" -}}
+{{- end -}}
+{{- if and .Values.tlsRoute.enabled (not .Values.tlsRoute.parentRefs) -}}
+{{- $wrong = append $wrong "tlsRoute.parentRefs: name the Gateway that the route belongs to" -}}
+{{- end -}}
+{{- if and .Values.grpcRoute.enabled .Values.grpcRoute.gateway.create -}}
+{{- if not .Values.grpcRoute.gateway.className -}}
+{{- $wrong = append $wrong "grpcRoute.gateway.className: name the GatewayClass of the Gateway to make" -}}
+{{- end -}}
+{{- if and (eq .Values.grpcRoute.gateway.listener.protocol "HTTPS") (not .Values.grpcRoute.gateway.listener.tls.certificateRefs) -}}
+{{- $wrong = append $wrong "grpcRoute.gateway.listener.tls.certificateRefs: name the Secret of the listener's certificate" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.grpcRoute.enabled (not .Values.grpcRoute.gateway.create) (not .Values.grpcRoute.gateway.name) -}}
+{{- $wrong = append $wrong "grpcRoute.gateway.name: name the Gateway that the route belongs to, or have one made with grpcRoute.gateway.create" -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
+{{- $wrong = append $wrong "ingress.hosts: name the hosts of the Ingress" -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled (not .Values.service.metricsPort) (not .Values.computeDriver.metricsPort) -}}
+{{- $wrong = append $wrong "serviceMonitor.enabled: there are no metrics: set service.metricsPort" -}}
 {{- end -}}
 {{- range $server.oidc.issuers -}}
 {{- if eq .name "default" -}}

@@ -1,12 +1,5 @@
-{{- define "sallyport.volumes" -}}
-- name: drivers
-  # Sockets alone.
-  emptyDir:
-    medium: Memory
-    sizeLimit: 1Mi
-- name: config
-  configMap:
-    name: {{ include "sallyport.fullname" . }}-config
+{{/* Token for the API server, given by hand to the containers that need one. */}}
+{{- define "sallyport.apiToken" -}}
 - name: api-token
   projected:
     sources:
@@ -23,6 +16,18 @@
             - path: namespace
               fieldRef:
                 fieldPath: metadata.namespace
+{{- end -}}
+
+{{- define "sallyport.volumes" -}}
+- name: drivers
+  # Sockets alone.
+  emptyDir:
+    medium: Memory
+    sizeLimit: 1Mi
+- name: config
+  configMap:
+    name: {{ include "sallyport.fullname" . }}-config
+{{ include "sallyport.apiToken" . }}
 {{- if not .Values.server.disableTls }}
 - name: server-tls
   secret:
@@ -36,7 +41,7 @@
       - key: ca.crt
         path: ca.crt
 {{- end }}
-{{- with .Values.server.tls.externalCertSecretName }}
+{{- with include "sallyport.externalTlsSecret" . }}
 - name: server-external-tls
   secret:
     secretName: {{ . }}
