@@ -219,6 +219,10 @@ func (s *Service) settle(ctx context.Context, id string, from, to Course) error 
 		if r.Course != from {
 			return store.ErrNoChange
 		}
+		if to == CourseRun && standingOf(r.Conditions) == standingStopped {
+			// What the driver last said is of the time when the sandbox was stopped, and counts no more.
+			r.DriverPhase, r.Conditions = PhaseProvisioning, withoutStop(r.Conditions)
+		}
 		r.take(to)
 		return nil
 	})

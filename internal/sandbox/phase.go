@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -151,6 +152,13 @@ func (r *Record) onCourse(reason, message string) []Condition {
 		out = append(out, c)
 	}
 	return out
+}
+
+// withoutStop returns the conditions that say nothing about whether the sandbox runs.
+func withoutStop(conditions []Condition) []Condition {
+	return slices.DeleteFunc(slices.Clone(conditions), func(c Condition) bool {
+		return c.Type == ConditionReady || strings.EqualFold(c.Type, ConditionSuspended)
+	})
 }
 
 // withReady returns a copy of conditions in which Ready says the given.

@@ -43,6 +43,8 @@ type driver struct {
 	// stopped are the sandboxes that do not run; reports makes Get tell.
 	stopped map[string]bool
 	reports bool
+	// after is what a stop or start that was carried out answers.
+	after func() error
 	// report takes the place of what Get tells.
 	report func(id string) (compute.Snapshot, error)
 	// managed makes the driver leave starting and stopping with the gateway to the gateway.
@@ -136,7 +138,7 @@ func (d *driver) run(id string, on bool, before func() error, count *int) error 
 		d.stopped = map[string]bool{}
 	}
 	d.stopped[id] = !on
-	return nil
+	return hook(d.after)
 }
 
 func (d *driver) Delete(_ context.Context, id, _ string) (bool, error) {
