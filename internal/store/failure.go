@@ -39,34 +39,6 @@ type Leaser interface {
 	Err() error
 }
 
-// Stats are numbers of a store, for metrics.
-type Stats struct {
-	// Queued are the transactions that wait for the writer.
-	Queued int
-	// Revision is that of the newest write that readers see.
-	Revision uint64
-	BackendStats
-}
-
-// BackendStats are numbers of a backend that has connections; a backend without any leaves them zero.
-type BackendStats struct {
-	// Connected says whether the connection that writes is there.
-	Connected bool
-	// Connections are open, beside the one that writes; Idle of them do nothing, MaxConnections may be open.
-	Connections, Idle, MaxConnections int
-	// Reconnects counts how often the connection that writes was made again.
-	Reconnects uint64
-}
-
-// Stats returns the numbers of this moment.
-func (s *Store) Stats() Stats {
-	stats := Stats{Queued: len(s.queue), Revision: s.Revision()}
-	if b, ok := s.backend.(interface{ Stats() BackendStats }); ok {
-		stats.BackendStats = b.Stats()
-	}
-	return stats
-}
-
 // Guard waits until ctx ends, which returns nil, or until the store can write no more for good, which returns why: its
 // owner should end, and start again with what the database holds then.
 func (s *Store) Guard(ctx context.Context) error {
