@@ -23,30 +23,25 @@ const (
 // meanwhile waits in the client's own memory: a flood then costs the gateway neither time nor space, however fast it is
 // sent. Calls that were read are answered as ever. It is safe for concurrent use.
 type brake struct {
-	made time.Time
-	// until is when the connection is read again, good when it last had a good call; both in nanoseconds since made, which
-	// no change of the clock moves. 0 is never.
+	// until is when the connection is read again, good when it last had a good call; both in Unix nanoseconds, 0 is never.
 	until, good atomic.Int64
-	closed      chan struct{}
-	ended       atomic.Bool
+	// over is closed with the connection. It is made by who waits, since most connections never do.
+	over  atomic.Pointer[chan struct{}]
+	ended atomic.Bool
 }
-
-func newBrake() *brake { return &brake{made: time.Now(), closed: make(chan struct{})} }
-
-func (b *brake) now() int64 { return 1 + int64(time.Since(b.made)) }
 
 // Good notes that a caller on this connection was believed.
 func (b *brake) Good() {
-	now := b.now()
-	if last := b.good.Load(); last == 0 || now-last > int64(trustEach) {
+	now := time.Now().UnixNano()
+	if last := b.good.Load(); now-last > int64(trustEach) {
 		b.good.Store(now)
 	}
 }
 
 // Slow puts off the next read of the connection a little further, unless it had a good call lately.
 func (b *brake) Slow() {
-	now := b.now()
-	if good := b.good.Load(); good != 0 && now-good < int64(trusted) {
+	now := time.Now().UnixNano()
+	if now-b.good.Load() < int64(trusted) {
 		return
 	}
 	for {
@@ -58,31 +53,40 @@ func (b *brake) Slow() {
 	}
 }
 
-// wait returns when the connection may be read, or is closed.
+// wait returns when the connection may be read, or is closed. It is for one goroutine at a time.
 func (b *brake) wait() {
-	for {
-		until := b.until.Load()
-		if until == 0 { // As on all connections but those of a flood.
-			return
-		}
-		rest := until - b.now()
+	until := b.until.Load()
+	if until == 0 { // As on all connections but those of a flood.
+		return
+	}
+	over := make(chan struct{})
+	b.over.Store(&over)
+	for !b.ended.Load() {
+		// A clock that is set back makes nobody wait longer.
+		rest := min(time.Duration(until-time.Now().UnixNano()), slowMost)
 		if rest <= 0 {
-			return
+			break
 		}
-		timer := time.NewTimer(time.Duration(rest))
+		timer := time.NewTimer(rest)
 		select {
 		case <-timer.C:
-		case <-b.closed:
+		case <-over:
 			timer.Stop()
-			return
 		}
+		if b.until.CompareAndSwap(until, 0) {
+			break
+		}
+		until = b.until.Load()
 	}
+	b.over.Store(nil)
 }
 
 // end lets go who waits.
 func (b *brake) end() {
 	if b.ended.CompareAndSwap(false, true) {
-		close(b.closed)
+		if over := b.over.Load(); over != nil {
+			close(*over)
+		}
 	}
 }
 
@@ -122,7 +126,7 @@ func plainInfoOf(b *brake) *plainInfo {
 // brakeOf finds the brake of a connection that came through a socket; any other gets one that slows nothing.
 func brakeOf(c net.Conn) *brake {
 	if s, ok := c.(*socket); ok {
-		return s.brake
+		return &s.brake
 	}
-	return newBrake()
+	return new(brake)
 }

@@ -107,7 +107,7 @@ func TestASlowedConnectionEndsAtOnce(t *testing.T) {
 }
 
 func BenchmarkGood(b *testing.B) {
-	brake := newBrake()
+	brake := new(brake)
 	b.ReportAllocs()
 	for b.Loop() {
 		brake.Good()

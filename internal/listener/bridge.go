@@ -177,7 +177,7 @@ func peerOf(r *http.Request) *peer.Peer {
 	}
 	slow, ok := r.Context().Value(brakeKey{}).(*brake)
 	if !ok {
-		slow = newBrake()
+		slow = new(brake)
 	}
 	if r.TLS == nil {
 		p.AuthInfo = plainInfoOf(slow)

@@ -141,7 +141,7 @@ func New(cfg Config) (*Port, error) {
 			if s.injected {
 				ctx = context.WithValue(ctx, injectedKey{}, true)
 			}
-			return context.WithValue(ctx, brakeKey{}, s.brake)
+			return context.WithValue(ctx, brakeKey{}, &s.brake)
 		},
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: streamWindow,

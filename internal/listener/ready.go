@@ -30,7 +30,7 @@ type socket struct {
 	head []byte
 	wait waiter
 	byOne
-	brake *brake
+	brake brake
 
 	// gone is called when the connection is closed; nil calls nothing. It may be called more than once.
 	gone func()
@@ -40,7 +40,7 @@ type socket struct {
 }
 
 func newSocket(c net.Conn) *socket {
-	s := &socket{Conn: c, brake: newBrake()}
+	s := &socket{Conn: c}
 	// Only these types say by SyscallConn what Read would give; a wrapper may hold bytes of its own.
 	switch t := c.(type) {
 	case *net.TCPConn:
