@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"sallyport.dev/sallyport/internal/apiserver"
 	"sallyport.dev/sallyport/internal/authn/tokencache"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
@@ -23,11 +24,8 @@ import (
 // Defaults inside a cluster, and of the contract.
 const (
 	DefaultAudience  = "openshell-gateway"
-	DefaultCAPath    = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
-	DefaultTokenPath = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-
-	variableHost = "KUBERNETES_SERVICE_HOST"
-	variablePort = "KUBERNETES_SERVICE_PORT"
+	DefaultCAPath    = apiserver.DefaultCAPath
+	DefaultTokenPath = apiserver.DefaultTokenPath
 )
 
 // Bounds of the work that pods can make for us and for the API server.
@@ -201,7 +199,7 @@ func (a *Authenticator) decide(ctx context.Context, token string) (sandboxID, po
 	}
 	p, err := a.api.pod(ctx, namespace, podName)
 	switch {
-	case errors.Is(err, errNotFound):
+	case errors.Is(err, apiserver.ErrNotFound):
 		return "", "", fault.New(fault.NotFound, ReasonPodNotFound, "pod not found").WithNext("the pod of this token is gone")
 	case err != nil:
 		return "", "", a.failed(err)
@@ -263,7 +261,7 @@ func (a *Authenticator) owner(ctx context.Context, namespace, sandboxID string, 
 	for _, version := range versions {
 		s, err := a.api.sandbox(ctx, version, namespace, owner.Name)
 		switch {
-		case errors.Is(err, errNotFound):
+		case errors.Is(err, apiserver.ErrNotFound):
 			continue
 		case err != nil:
 			return a.failed(err)
