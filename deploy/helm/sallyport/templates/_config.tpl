@@ -197,6 +197,14 @@ audit:
 limits:
   {{- . | nindent 2 }}
 {{- end }}
+{{- with include "sallyport.serviceWildcards" . | fromJsonArray }}
+server_sans: {{ toRawJson . }}
+{{- end }}
+services:
+  session_ttl_secs: {{ int64 $server.services.sessionTtlSecs }}
+  {{- with $server.services.url }}
+  url: {{ . | quote }}
+  {{- end }}
 {{- if $server.enableWebsocketTunnel }}
 websocket_tunnel:
   enabled: true

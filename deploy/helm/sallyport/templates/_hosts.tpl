@@ -15,7 +15,18 @@
 {{- $name := include "sallyport.fullname" .root -}}
 {{- $ns := .root.Release.Namespace -}}
 {{- $names := list $name (printf "%s.%s" $name $ns) (printf "%s.%s.svc" $name $ns) (printf "%s.%s.svc.cluster.local" $name $ns) "localhost" -}}
+{{- range .root.Values.server.services.domains }}{{ $names = append $names (printf "*.%s" .) }}{{ end -}}
 {{- concat $names (include "sallyport.hosts" .root | fromJsonArray) .extra | uniq | toJson -}}
+{{- end -}}
+
+{{/* Wildcards among them: the domains that services of sandboxes are served under. */}}
+{{- define "sallyport.serviceWildcards" -}}
+{{- $extra := ternary .Values.certManager.serverDnsNames .Values.pkiInitJob.serverDnsNames .Values.certManager.enabled -}}
+{{- $wildcards := list -}}
+{{- range include "sallyport.dnsNames" (dict "root" . "extra" $extra) | fromJsonArray -}}
+{{- if hasPrefix "*." . }}{{ $wildcards = append $wildcards . }}{{ end -}}
+{{- end -}}
+{{- $wildcards | toJson -}}
 {{- end -}}
 
 {{/* Secret of the external certificate, if there is one. */}}
