@@ -76,7 +76,7 @@ func serve(ctx context.Context, args []string, p process) int {
 	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
 		return p.fail(exitUsage, err)
 	}
-	logger := slog.New(slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: level}))
+	logger := gateway.NewLogger(p.stderr, cfg.LogFormat, level)
 	if err := nodump.Set(); err != nil {
 		logger.Warn("the gateway's memory cannot be kept out of core files", "error", err)
 	}
@@ -91,7 +91,7 @@ func serve(ctx context.Context, args []string, p process) int {
 	var group errgroup.Group
 	group.Go(func() error {
 		return reload.Watch(watching, reload.Options{
-			Current: cfg, Signal: p.hangup, Logger: logger,
+			Current: cfg, Signal: p.hangup, Logger: logger, Observe: g.Reloaded,
 			Parse: func() (*config.Config, error) { return config.Parse(args, p.env) },
 			Apply: func(old, next *config.Config) error {
 				if err := g.Apply(old, next); err != nil {

@@ -43,6 +43,7 @@ func (g *Gateway) exportAudit() (func(context.Context) error, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the export of the audit log: %w", err)
 	}
+	g.exporter = follower
 	return follower.Run, nil
 }
 

@@ -70,3 +70,6 @@ func (g *Gateway) explainer() *access.Service {
 	}
 	return access.New(c)
 }
+
+// Reloaded counts a change of the configuration that was put in force, with nil, or refused, with the reason.
+func (g *Gateway) Reloaded(err error) { g.metrics.reloaded(err) }

@@ -21,6 +21,7 @@ import (
 
 	"sallyport.dev/sallyport/internal/api/v00"
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/audit/export"
 	"sallyport.dev/sallyport/internal/audit/sessions"
 	"sallyport.dev/sallyport/internal/callback"
 	"sallyport.dev/sallyport/internal/credential"
@@ -39,9 +40,9 @@ import (
 	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/sshsession"
 	"sallyport.dev/sallyport/internal/store"
-	"sallyport.dev/sallyport/internal/store/sqlite"
 	"sallyport.dev/sallyport/internal/streamstop"
 	"sallyport.dev/sallyport/internal/tlsfiles"
+	"sallyport.dev/sallyport/internal/tracing"
 	"sallyport.dev/sallyport/internal/wstunnel"
 )
 
@@ -88,6 +89,9 @@ type Gateway struct {
 	connect   *sshconnect.Handler
 	// tunnels are nil unless they are served.
 	tunnels *wstunnel.Tunnels
+	// tracer is nil unless traces are wanted; exporter is nil unless audit records are sent on.
+	tracer   *tracing.Tracer
+	exporter *export.OTLP
 	// certificates are nil without TLS.
 	certificates atomic.Pointer[tlsfiles.Bundle]
 }
@@ -112,7 +116,8 @@ func (g *Gateway) build(ctx context.Context) error {
 		}
 	}
 	g.relays = relay.NewRegistry(g.sessions)
-	g.metrics = newMetrics(g.relays.Sessions, g.relays.Relays, func() int { return g.store.Count(sandbox.Kind) })
+	g.metrics = newMetrics(g.opts.Version)
+	g.openTracing()
 	var opening errgroup.Group
 	opening.Go(func() error { return g.openStore(ctx) })
 	opening.Go(func() error { return errors.Join(g.openTokens(), g.readRules()) })
@@ -145,11 +150,13 @@ func (g *Gateway) build(ctx context.Context) error {
 }
 
 func (g *Gateway) openStore(ctx context.Context) error {
-	db, err := sqlite.Open(ctx, g.cfg.DatabaseURL)
+	db, err := openBackend(ctx, g.cfg, g.log)
 	if err != nil {
-		return fmt.Errorf("open the database: %w", err)
+		return err
 	}
-	if g.store, err = store.Open(ctx, db, store.Options{Logger: g.log}); err != nil {
+	if g.store, err = store.Open(ctx, db, store.Options{
+		Logger: g.log, Observe: g.metrics.committedBatch, Trace: g.storeTracer(),
+	}); err != nil {
 		return errors.Join(fmt.Errorf("open the store: %w", err), db.Close())
 	}
 	return nil
@@ -240,7 +247,9 @@ func (g *Gateway) openResolver() error {
 }
 
 func (g *Gateway) dial(name, socket string) (*driver.Conn, error) {
-	conn, err := driver.Dial(driver.Config{Name: name, Socket: socket, Logger: g.log, Metrics: g.metrics})
+	conn, err := driver.Dial(driver.Config{
+		Name: name, Socket: socket, Logger: g.log, Metrics: g.metrics, Trace: g.driverTracer(),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("set up the %s driver: %w", name, err)
 	}
@@ -254,7 +263,9 @@ func publicServices() []protoreflect.ServiceDescriptor {
 }
 
 func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
-	options := append(listener.GRPCOptions(), grpc.MaxConcurrentStreams(uint32(g.cfg.Limits.Streams)),
+	traceUnary, traceStream := g.traceOptions()
+	options := append(listener.GRPCOptions(), grpc.ChainUnaryInterceptor(traceUnary...), grpc.ChainStreamInterceptor(traceStream...),
+		grpc.MaxConcurrentStreams(uint32(g.cfg.Limits.Streams)),
 		grpc.ChainUnaryInterceptor(g.callback.Unary(), d.Unary()), grpc.ChainStreamInterceptor(g.callback.Stream(), d.Stream()),
 		grpc.UnknownServiceHandler(d.Unknown()), grpc.InTapHandle(streamstop.Tap(v00.Streams())))
 	g.grpc = grpc.NewServer(options...)
@@ -263,6 +274,7 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	healthpb.RegisterHealthServer(g.grpc, healthServer)
 	reflection.Register(g.grpc)
 	g.readiness = newReadiness(g.opts.Version, healthServer, g.metrics.changed, g.probes())
+	g.readiness.observe = g.metrics.probed
 	tlsConfig, err := g.openTLS()
 	if err != nil {
 		return err
@@ -272,7 +284,7 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 		return err
 	}
 	g.port, err = listener.New(listener.Config{
-		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.callback.HTTP(pages), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
+		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.metrics.count(g.callback.HTTP(pages)), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
 		MaxConnections: g.cfg.Limits.Connections, MaxPerAddress: g.cfg.Limits.ConnectionsPerAddress,
 		LimitLoopback: g.cfg.Limits.LimitLoopback, Refused: g.metrics.turnedAway,
 	})
@@ -326,7 +338,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		l.Close()
 		return err
 	}
-	export, err := g.exportAudit()
+	sendAudit, err := g.exportAudit()
 	if err != nil {
 		for _, s := range side {
 			s.listener.Close()
@@ -334,6 +346,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 		l.Close()
 		return err
 	}
+	g.observe()
+	defer g.sendTraces()()
 	for _, w := range g.cfg.Warnings {
 		g.log.Warn("configuration", "warning", w)
 	}
@@ -342,6 +356,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	all := g.callback.Listen(l)
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.readiness.Run(gctx) })
+	group.Go(func() error { return g.store.Guard(gctx) })
 	group.Go(func() error {
 		g.relays.Beat(gctx)
 		return nil
@@ -357,8 +372,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.identity.run(func(loop func(context.Context) error) {
 		group.Go(func() error { return ignoreCanceled(gctx, loop(gctx)) })
 	})
-	if export != nil {
-		group.Go(func() error { return ignoreCanceled(gctx, export(gctx)) })
+	if sendAudit != nil {
+		group.Go(func() error { return ignoreCanceled(gctx, sendAudit(gctx)) })
 	}
 	g.note(audit.ActionStart, "", map[string]string{"version": g.opts.Version, "address": l.Addr().String()})
 	for _, s := range side {
@@ -412,6 +427,7 @@ func (g *Gateway) Close() {
 	}
 	g.conns = nil
 	g.identity.close()
+	g.tracer.Close()
 	g.closeAudit()
 	if g.store != nil {
 		if err := g.store.Close(); err != nil {

@@ -30,6 +30,8 @@ type readiness struct {
 	// poke asks for a probe at once.
 	poke  <-chan struct{}
 	state atomic.Pointer[report]
+	// observe is told of each probe; nil is nobody.
+	observe func(name string, err error, took time.Duration)
 }
 
 type report struct {
@@ -73,8 +75,12 @@ func (r *readiness) probe(ctx context.Context) {
 	next := &report{Status: "healthy", Version: r.version, Checks: map[string]check{}}
 	for name, probe := range r.probes {
 		pctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		began := time.Now()
 		err := probe(pctx)
 		cancel()
+		if r.observe != nil {
+			r.observe(name, err, time.Since(began))
+		}
 		c := check{Status: "healthy"}
 		if err != nil {
 			c = check{Status: "unhealthy", Error: publicText(err)}

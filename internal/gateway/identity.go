@@ -179,7 +179,6 @@ func (g *Gateway) identify() (err error) {
 	if id.issuers, err = oidc.NewIssuers(issuersOf(g.cfg), oidc.Options{Logger: g.log, Observer: g.metrics}); err != nil {
 		return fmt.Errorf("set up OIDC: %w", err)
 	}
-	g.metrics.issuers = id.issuers.Status
 	k := g.cfg.Kubernetes
 	if !k.Enabled {
 		return nil
@@ -215,10 +214,11 @@ func (g *Gateway) door() (*door.Door, error) {
 			Scopes: []string{authz.ScopeAll},
 		}
 	}
-	authenticator, err := authn.New(chain)
+	known, err := authn.New(chain)
 	if err != nil {
 		return nil, fmt.Errorf("set up authentication: %w", err)
 	}
+	authenticator := countedAuthenticator{next: known, m: g.metrics}
 	return door.New(door.Config{
 		Authenticator: g.callback.Authenticator(authenticator), Authorizer: id.rules, Observer: g.metrics, Logger: g.log,
 		Pass: []string{execchannel.MetadataKey, ":authority"}, Limiter: id.limiter, Sessions: id.revoked, Audit: g.recorder,

@@ -1,103 +1,119 @@
 package gateway
 
 import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc/codes"
 
-	"sallyport.dev/sallyport/internal/authn/oidc"
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/listener"
 	"sallyport.dev/sallyport/internal/ratelimit"
 	"sallyport.dev/sallyport/internal/sshconnect"
+	"sallyport.dev/sallyport/internal/store"
 	"sallyport.dev/sallyport/internal/wstunnel"
 )
 
-// metrics is the gateway's own registry. Labels come from closed sets only: method names of the contract, gRPC codes,
-// names of the two drivers.
+// maxScrapes bounds the scrapes that run at the same time: each looks at every sandbox.
+const maxScrapes = 4
+
+// metrics is the gateway's own registry: it counts what happens, and asks about what is when it is scraped. Labels
+// come from closed sets and the configuration only; see catalog.
 type metrics struct {
 	registry *prometheus.Registry
 	// runtime makes the collectors of the Go runtime and the process, which take longer to make than a gateway
 	// without anybody who asks for them takes to start.
-	runtime  func() prometheus.Gatherer
+	runtime func() prometheus.Gatherer
+
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	http     *prometheus.CounterVec
+	pages    *prometheus.HistogramVec
 	driver   *prometheus.HistogramVec
 	ready    *prometheus.GaugeVec
+	healthy  prometheus.Gauge
+	probes   *prometheus.HistogramVec
 	refused  *prometheus.CounterVec
 	away     *prometheus.CounterVec
-	http     *prometheus.CounterVec
 	keys     *prometheus.CounterVec
 	tokens   *prometheus.CounterVec
-	keyAge   *prometheus.GaugeVec
-	// issuers tells how old each issuer's keys are.
-	issuers func() []oidc.Status
-	// verified holds the series of tokens, which every call counts in, without a look-up of labels.
-	verified sync.Map
+	attempts *prometheus.CounterVec
+	commits  *prometheus.HistogramVec
+	writes   prometheus.Observer
+	reloads  *prometheus.CounterVec
+	stale    prometheus.Gauge
+
+	// verified and attempted hold the series that every call counts in.
+	verified, attempted counters
+	committed           prometheus.Observer
 	// methods holds what each method of the contract counts, so that a call looks up no labels.
 	methods map[string]*methodMetrics
 	// changed receives a value when a driver has come or gone.
 	changed chan struct{}
+	// scrape asks about what is; nil until there is something to ask.
+	scrape atomic.Pointer[scrape]
 }
 
-// methodMetrics are the series of one method, made when the method is first called and a code first occurs.
+// methodMetrics are the series of one method, made when a code first occurs.
 type methodMetrics struct {
-	duration atomic.Pointer[prometheus.Observer]
-	codes    [codes.Unauthenticated + 1]atomic.Pointer[prometheus.Counter]
+	service, method string
+	codes           [codes.Unauthenticated + 1]atomic.Pointer[codeMetrics]
 }
 
-func newMetrics(sessions, relays, sandboxes func() int) *metrics {
+type codeMetrics struct {
+	requests prometheus.Counter
+	duration prometheus.Observer
+}
+
+// newMetrics returns the registry of a gateway of the given version.
+func newMetrics(version string) *metrics {
 	m := &metrics{
 		methods:  map[string]*methodMetrics{},
 		changed:  make(chan struct{}, 1),
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "openshell_server_grpc_requests_total", Help: "Finished calls by method and gRPC code.",
-		}, []string{"method", "code"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "openshell_server_grpc_request_duration_seconds", Help: "Duration of calls by method.",
-			Buckets: []float64{.0002, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
-		}, []string{"method"}),
-		driver: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "sallyport_driver_call_duration_seconds", Help: "Duration of calls to drivers.",
-			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 30},
-		}, []string{"driver", "method", "code"}),
-		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "sallyport_driver_connected", Help: "1 while the driver is connected.",
-		}, []string{"driver"}),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sallyport_limited_total", Help: "Calls that a rate limit refused, by class; failed: only known credentials were looked at.",
-		}, []string{"class"}),
-		keyAge: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "sallyport_oidc_key_age_seconds", Help: "Time since an issuer last confirmed its keys.",
-		}, []string{"issuer"}),
-		http: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "openshell_server_http_requests_total", Help: "Answered HTTP requests by path and status.",
-		}, []string{"path", "status"}),
-		away: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sallyport_connections_refused_total", Help: "Connections that were closed before they were served, by reason.",
-		}, []string{"reason"}),
-		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sallyport_oidc_key_fetches_total", Help: "Fetches of an issuer's keys by result.",
-		}, []string{"issuer", "result"}),
-		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sallyport_oidc_tokens_total", Help: "Tokens of users by issuer and result: accepted, remembered, or the reason of the refusal.",
-		}, []string{"issuer", "result"}),
+		requests: counterVec(nameRequests),
+		duration: histogramVec(nameDuration),
+		http:     counterVec("openshell_server_http_requests_total"),
+		pages:    histogramVec("openshell_server_http_request_duration_seconds"),
+		probes:   histogramVec("openshell_server_readiness_database_probe_duration_seconds"),
+		ready:    gaugeVec("sallyport_ready"),
+		driver:   histogramVec("sallyport_driver_call_duration_seconds"),
+		refused:  counterVec("sallyport_limited_total"),
+		away:     counterVec("sallyport_connections_refused_total"),
+		keys:     counterVec("sallyport_oidc_key_fetches_total"),
+		tokens:   counterVec("sallyport_oidc_tokens_total"),
+		attempts: counterVec("sallyport_authentications_total"),
+		commits:  histogramVec("sallyport_store_commit_duration_seconds"),
+		reloads:  counterVec("sallyport_config_reloads_total"),
 	}
-	gauge := func(name, help string, f func() int) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) })
+	healthy := gaugeVec("openshell_server_readiness_database_healthy")
+	writes := histogramVec("sallyport_store_commit_writes")
+	stale := gaugeVec("sallyport_config_refused")
+	build := gaugeVec("sallyport_build_info")
+	build.WithLabelValues(version, runtime.Version()).Set(1)
+	m.healthy, m.writes, m.stale = healthy.WithLabelValues(), writes.WithLabelValues(), stale.WithLabelValues()
+	m.committed = m.commits.WithLabelValues("ok")
+	for _, result := range []string{"applied", "refused"} {
+		m.reloads.WithLabelValues(result)
+	}
+	for c := ratelimit.Anonymous; c.String() != "unknown"; c++ {
+		m.refused.WithLabelValues(c.String())
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.driver, m.ready, m.refused, m.away, m.http, m.keys, m.tokens, m.keyAge,
-		gauge("sallyport_supervisor_sessions", "Connected supervisors.", sessions),
-		gauge("sallyport_relays", "Open relays.", relays),
-		gauge("sallyport_sandboxes", "Stored sandboxes.", sandboxes),
+		m.requests, m.duration, m.http, m.pages, m.probes, m.ready, m.driver, m.refused, m.away, m.keys, m.tokens, m.attempts,
+		m.commits, m.reloads, healthy, writes, stale, build, &atScrape{m: m},
 	)
 	m.runtime = sync.OnceValue(func() prometheus.Gatherer {
 		registry := prometheus.NewRegistry()
@@ -109,50 +125,51 @@ func newMetrics(sessions, relays, sandboxes func() int) *metrics {
 
 // Gather implements prometheus.Gatherer.
 func (m *metrics) Gather() ([]*dto.MetricFamily, error) {
-	if m.issuers != nil {
-		m.keyAge.Reset()
-		for _, s := range m.issuers() {
-			if !s.Confirmed.IsZero() {
-				m.keyAge.WithLabelValues(s.Name).Set(time.Since(s.Confirmed).Seconds())
-			}
-		}
-	}
 	return prometheus.Gatherers{m.registry, m.runtime()}.Gather()
+}
+
+// handler serves scrapes.
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})
 }
 
 // know prepares the series of the methods, which Observe counts under their own names; all others are one. It is
 // called before the first call.
 func (m *metrics) know(methods []string) {
-	for _, name := range append(methods, door.UnknownMethod) {
-		m.methods[name] = &methodMetrics{}
+	for _, name := range methods {
+		service, method, _ := strings.Cut(strings.TrimPrefix(name, "/"), "/")
+		m.methods[name] = &methodMetrics{service: service, method: method}
 	}
+	m.methods[door.UnknownMethod] = &methodMetrics{service: door.UnknownMethod, method: door.UnknownMethod}
 }
 
 // Observe implements the door's observer.
 func (m *metrics) Observe(method string, code codes.Code, took time.Duration) {
-	series := m.methods[method]
-	if series == nil {
-		method = door.UnknownMethod
-		series = m.methods[method]
+	c := m.of(method, code)
+	c.requests.Inc()
+	c.duration.Observe(took.Seconds())
+}
+
+// of finds the series of a method and a code, and makes them when they are needed first.
+func (m *metrics) of(method string, code codes.Code) *codeMetrics {
+	known := m.methods[method]
+	if known == nil {
+		known = m.methods[door.UnknownMethod]
 	}
-	if int(code) >= len(series.codes) {
+	if int(code) >= len(known.codes) {
 		code = codes.Unknown
 	}
-	slot := &series.codes[code]
-	counter := slot.Load()
-	if counter == nil {
-		made := m.requests.WithLabelValues(method, code.String())
-		slot.Store(&made)
-		counter = &made
+	slot := &known.codes[code]
+	c := slot.Load()
+	if c == nil {
+		text := strconv.Itoa(int(code))
+		c = &codeMetrics{
+			requests: m.requests.WithLabelValues(known.service, known.method, text),
+			duration: m.duration.WithLabelValues(known.service, known.method, text),
+		}
+		slot.Store(c)
 	}
-	(*counter).Inc()
-	duration := series.duration.Load()
-	if duration == nil {
-		made := m.duration.WithLabelValues(method)
-		series.duration.Store(&made)
-		duration = &made
-	}
-	(*duration).Observe(took.Seconds())
+	return c
 }
 
 // limited counts what a rate limit refused.
@@ -163,13 +180,11 @@ func (m *metrics) turnedAway(why listener.Refusal) { m.away.WithLabelValues(stri
 
 // connected counts SSH connections by their answer.
 func (m *metrics) connected(status int) {
-	m.http.WithLabelValues(sshconnect.Path, strconv.Itoa(status)).Inc()
+	m.http.WithLabelValues(sshconnect.Path, statusLabel(status)).Inc()
 }
 
 // outOfScope counts what was refused at addresses that serve sandboxes alone.
-func (m *metrics) outOfScope(method string) {
-	m.requests.WithLabelValues(method, codes.PermissionDenied.String()).Inc()
-}
+func (m *metrics) outOfScope(method string) { m.of(method, codes.PermissionDenied).requests.Inc() }
 
 // tunnelRefused counts WebSocket tunnels that were not opened.
 func (m *metrics) tunnelRefused(why wstunnel.Refusal) {
@@ -180,29 +195,82 @@ func (m *metrics) tunnelRefused(why wstunnel.Refusal) {
 func (m *metrics) KeysFetched(issuer, result string) { m.keys.WithLabelValues(issuer, result).Inc() }
 
 // Verified implements oidc.Observer.
-func (m *metrics) Verified(issuer, result string) {
-	key := [2]string{issuer, result}
-	counter, ok := m.verified.Load(key)
-	if !ok {
-		counter, _ = m.verified.LoadOrStore(key, m.tokens.WithLabelValues(issuer, result))
+func (m *metrics) Verified(issuer, result string) { m.verified.of(m.tokens, issuer, result).Inc() }
+
+// committedBatch counts what the store commits.
+func (m *metrics) committedBatch(c store.Commit) {
+	m.writes.Observe(float64(c.Transactions))
+	if c.Err != nil {
+		m.commits.WithLabelValues("error").Observe(c.Took.Seconds())
+		return
 	}
-	counter.(prometheus.Counter).Inc() //nolint:forcetypeassert // Nothing else is stored.
+	m.committed.Observe(c.Took.Seconds())
 }
 
-// DriverCall implements driver.Metrics.
+// DriverCall implements driver.Metrics. A driver may answer with a code that does not exist.
 func (m *metrics) DriverCall(driver, method, code string, took time.Duration) {
+	if strings.HasPrefix(code, "Code(") {
+		code = codes.Unknown.String()
+	}
 	m.driver.WithLabelValues(driver, method, code).Observe(took.Seconds())
 }
 
 // DriverReady implements driver.Metrics.
-func (m *metrics) DriverReady(driver string, ready bool) {
-	v := 0.0
-	if ready {
-		v = 1
-	}
-	m.ready.WithLabelValues(driver).Set(v)
+func (m *metrics) DriverReady(string, bool) {
 	select {
 	case m.changed <- struct{}{}:
 	default:
 	}
+}
+
+// counters are the series of a vector with two labels that are counted in often, found without an allocation.
+type counters struct {
+	mu    sync.Mutex
+	found atomic.Pointer[map[[2]string]prometheus.Counter]
+}
+
+// of returns the counter with these two labels.
+func (c *counters) of(vec *prometheus.CounterVec, a, b string) prometheus.Counter {
+	key := [2]string{a, b}
+	if known := c.found.Load(); known != nil {
+		if counter := (*known)[key]; counter != nil {
+			return counter
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := map[[2]string]prometheus.Counter{}
+	if known := c.found.Load(); known != nil {
+		maps.Copy(next, *known)
+	}
+	next[key] = vec.WithLabelValues(a, b)
+	c.found.Store(&next)
+	return next[key]
+}
+
+// probed counts a probe of readiness. A gateway that ends probes nothing any more.
+func (m *metrics) probed(name string, err error, took time.Duration) {
+	m.ready.WithLabelValues(name).Set(truth(err == nil))
+	if name != "database" {
+		return
+	}
+	m.healthy.Set(truth(err == nil))
+	outcome := "success"
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		outcome = "timeout"
+	case err != nil:
+		outcome = "db_error"
+	}
+	m.probes.WithLabelValues(outcome).Observe(took.Seconds())
+}
+
+// reloaded counts a change of the configuration, or of the files it names.
+func (m *metrics) reloaded(err error) {
+	result := "applied"
+	if err != nil {
+		result = "refused"
+	}
+	m.reloads.WithLabelValues(result).Inc()
+	m.stale.Set(truth(err != nil))
 }

@@ -9,8 +9,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"sallyport.dev/sallyport/internal/site"
 	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/web"
@@ -63,7 +61,7 @@ type sideServer struct {
 
 func (g *Gateway) sideListeners() ([]*sideServer, error) {
 	metricsMux := http.NewServeMux()
-	metricsMux.Handle("GET /metrics", promhttp.HandlerFor(g.metrics, promhttp.HandlerOpts{}))
+	metricsMux.Handle("GET /metrics", g.metrics.handler())
 	var out []*sideServer
 	for _, s := range []struct {
 		addr    netip.AddrPort

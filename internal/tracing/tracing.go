@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,7 +117,7 @@ func (t *Tracer) Under(ctx context.Context, name string, kind Kind, attributes .
 // Text adds an attribute; texts are cut where they are too long, and attributes left out where there are too many.
 func (s *Span) Text(key, value string) {
 	if s != nil && len(s.attributes) < maxAttributes {
-		s.attributes = append(s.attributes, Attribute{Key: key, Text: value[:min(len(value), maxText)]})
+		s.attributes = append(s.attributes, Attribute{Key: key, Text: cut(value)})
 	}
 }
 
@@ -130,8 +131,13 @@ func (s *Span) Number(key string, value int64) {
 // Fail marks the span as failed. The message must be one that may be shown: no error's private cause.
 func (s *Span) Fail(message string) {
 	if s != nil {
-		s.failed, s.message = true, message[:min(len(message), maxText)]
+		s.failed, s.message = true, cut(message)
 	}
+}
+
+// cut makes a text that a collector can take: not too long, and UTF-8.
+func cut(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxText)], "\uFFFD")
 }
 
 // End ends the span and has it sent.
@@ -208,6 +214,13 @@ func (t *Tracer) Run(ctx context.Context) error {
 		t.mu.Unlock()
 	}
 	return nil
+}
+
+// Close gives up the connection of a tracer that is not run. Run does so at its end.
+func (t *Tracer) Close() {
+	if t != nil {
+		t.exporter.close()
+	}
 }
 
 // send exports a batch and counts what became of it.

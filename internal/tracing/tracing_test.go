@@ -210,6 +210,7 @@ func TestTheQueueIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer tracer.Close()
 	for range 25 {
 		_, s := tracer.Start(t.Context(), "x", tracing.Internal)
 		s.End()
@@ -277,6 +278,7 @@ func TestSamplers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer tracer.Close()
 			recorded := 0
 			for range 1000 {
 				ctx, s := tracer.Start(t.Context(), "x", tracing.Internal)
@@ -314,7 +316,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestOffCostsNothing(t *testing.T) { //nolint:paralleltest // reason: allocations are counted
+func TestOffCostsNothing(t *testing.T) {
 	var tracer *tracing.Tracer
 	ctx := t.Context()
 	if n := testing.AllocsPerRun(100, func() { off(ctx, tracer) }); n != 0 {
@@ -347,6 +349,7 @@ func BenchmarkRecorded(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer tracer.Close()
 	b.ReportAllocs()
 	for b.Loop() {
 		off(b.Context(), tracer)

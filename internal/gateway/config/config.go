@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -71,6 +70,7 @@ func check(args []string, env func(string) (string, bool), file []byte) (*Config
 	c.services(v)
 	c.limits(v)
 	c.audit(v)
+	c.tracing(v)
 	v.reportUnused()
 	c.File = v.text("config")
 	c.Warnings = v.warnings
@@ -83,6 +83,7 @@ func (c *Config) listen(v *values) {
 	if c.LogLevel == "trace" {
 		c.LogLevel = "debug"
 	}
+	c.LogFormat = strings.ToLower(v.text("log-format"))
 	c.ShutdownGrace = time.Duration(v.number("shutdown-grace-secs")) * time.Second
 	ip, err := netip.ParseAddr(v.text("bind-address"))
 	if err != nil {
@@ -134,32 +135,6 @@ func sideAddress(v *values, portName, addrName string, ip netip.Addr) netip.Addr
 	}
 	v.derive(portName, fmt.Sprint(a.Port()), "from "+v.said(addrName))
 	return a
-}
-
-func (c *Config) database(v *values) {
-	c.DatabaseURL = v.text("db-url")
-	if c.DatabaseURL == "" {
-		dir, err := stateHome(v.env)
-		if err != nil {
-			v.fail("db-url", fmt.Sprintf("--db-url is not set and no state directory can be found: %v", err), "set --db-url")
-			return
-		}
-		c.DatabaseURL = "sqlite:" + filepath.Join(dir, "openshell", "gateway", "openshell.db")
-		v.derive("db-url", c.DatabaseURL, "the state directory")
-	}
-	path, ok := strings.CutPrefix(c.DatabaseURL, "sqlite:")
-	if !ok {
-		v.fail("db-url", "unsupported database URL scheme in --db-url; only sqlite: is served by this version", "write sqlite:PATH")
-		return
-	}
-	path, _, _ = strings.Cut(strings.TrimPrefix(path, "//"), "?")
-	if path == "" || path == ":memory:" {
-		v.warn("the database is in memory: everything is lost when the gateway stops")
-		return
-	}
-	c.StateDir = filepath.Dir(path)
-	v.derive("sandbox-key-dir", filepath.Join(c.StateDir, "sandbox-keys"), "beside the database")
-	v.derive("audit-dir", filepath.Join(c.StateDir, "audit"), "beside the database")
 }
 
 func (c *Config) drivers(v *values) {

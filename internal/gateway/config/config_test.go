@@ -173,7 +173,15 @@ func TestStateLivesBesideTheDatabase(t *testing.T) {
 			t.Errorf("%s: state in %q, %v; want %q", url, c.StateDir, err, want)
 		}
 	}
-	c, err := parse(t, map[string]string{"XDG_STATE_HOME": "/state"}, base[:5]...)
+	pg := append(base[:5:5], "--db-url", "postgres://u@h/d")
+	if c, err := parse(t, map[string]string{"XDG_STATE_HOME": "/state"}, pg...); err != nil || c.StateDir != "/state/openshell/gateway" {
+		t.Errorf("PostgreSQL: state in %q, %v", c.StateDir, err)
+	}
+	c, err := parse(t, map[string]string{"SALLYPORT_STATE_DIR": "/elsewhere"}, pg...)
+	if err != nil || c.StateDir != "/elsewhere" || c.Audit.Dir != "/elsewhere/audit" || c.Sandbox.KeyDir != "/elsewhere/sandbox-keys" {
+		t.Errorf("named: state in %q, %v", c.StateDir, err)
+	}
+	c, err = parse(t, map[string]string{"XDG_STATE_HOME": "/state"}, base[:5]...)
 	if err != nil || c.DatabaseURL != "sqlite:/state/openshell/gateway/openshell.db" {
 		t.Errorf("default database %q, %v", c.DatabaseURL, err)
 	}
@@ -241,4 +249,49 @@ func containsLine(lines []string, part string) bool {
 		}
 	}
 	return false
+}
+
+// TestDatabasePasswordIsNotShown covers what the command line, the environment and the standard library's reading of URLs
+// let through.
+func TestDatabasePasswordIsNotShown(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"postgres://u:hunter2@h/d":                           "postgres://u:****@h/d",
+		"postgresql://u:hunter2@h1:5432,h2:5433/d?sslmode=a": "postgresql://u:****@h1:5432,h2:5433/d?sslmode=a",
+		"postgres://u:hun@ter2/hunter2@h/d":                  "postgres://u:****@h/d",
+		"postgres://u:hunter2%zz@h/d":                        "postgres://u:****@h/d",
+		"postgres://h/d?user=u&password=hunter2":             "postgres://h/d?user=u&password=****",
+		"postgres://h/d?SSLPassword=hunter2&a=b":             "postgres://h/d?SSLPassword=****&a=b",
+		"postgres://:hunter2@h/d":                            "postgres://:****@h/d",
+		"postgres://u@h:5432/d":                              "postgres://u@h:5432/d",
+		"postgres://u@/d?host=/run/postgresql":               "postgres://u@/d?host=/run/postgresql",
+	} {
+		env := map[string]string{"OPENSHELL_DB_URL": url, "SALLYPORT_STATE_DIR": "/s", "SALLYPORT_DB_LEASE_WAIT_SECS": "7", "SALLYPORT_DB_PASSWORD_FILE": "/p"}
+		c, err := parse(t, env, base[:5]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.DatabaseURL != url || c.Database != (config.Database{PasswordFile: "/p", LeaseWait: 7 * time.Second}) {
+			t.Errorf("%s: %q, %+v", url, c.DatabaseURL, c.Database)
+		}
+		shown, err := c.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{string(shown), c.TOML(), strings.Join(c.Warnings, "\n")} {
+			if strings.Contains(text, "hunter2") {
+				t.Errorf("%s: the password is shown", url)
+			}
+		}
+		if !strings.Contains(c.TOML(), want) {
+			t.Errorf("%s: want %s in\n%s", url, want, c.TOML())
+		}
+	}
+	c, err := parse(t, map[string]string{"XDG_STATE_HOME": "/s"}, append(base[:5:5], "--db-url", "postgres://u:hunter2@h/d")...)
+	if err != nil || !strings.Contains(strings.Join(c.Warnings, " "), "--db-url holds a password") || strings.Contains(strings.Join(c.Warnings, " "), "hunter2") {
+		t.Errorf("password on the command line: %q, %v", c.Warnings, err)
+	}
+	if _, err := parse(t, nil, append(base[:5:5], "--db-url", "mysql://u:hunter2@h/d")...); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("another scheme: %v", err)
+	}
 }

@@ -165,7 +165,7 @@ var referenceNotes = map[string]string{
 	"disable-tls":                    "certificate and key are ignored with a warning; a client authority is an error",
 	"disable-gateway-auth":           "has effect only together with `--tls-client-ca`",
 	"enable-mtls-auth":               "never on by itself",
-	"db-url":                         "`sqlite:` only",
+	"db-url":                         "same; one gateway at a time with either database",
 	"drivers":                        "required: nothing is detected",
 	"compute-driver-socket":          "used with any driver name",
 	"credentials-driver-socket":      "the gateway starts without the driver and is not ready until it is there",

@@ -42,13 +42,14 @@ const (
 	topicServices
 	topicLimits
 	topicAudit
+	topicTracing
 	topicUnused
 )
 
 var topics = map[topic]string{
 	topicListen: "Listening", topicTLS: "TLS", topicPeople: "People's tokens (OIDC)", topicRules: "Who may do what",
 	topicOpen: "Without a provider", topicSandbox: "Sandbox identity", topicKubernetes: "Kubernetes pods",
-	topicStore: "Store and drivers", topicEdge: "Browsers and edge proxies", topicServices: "Services of sandboxes", topicLimits: "Limits", topicAudit: "Audit",
+	topicStore: "Store and drivers", topicEdge: "Browsers and edge proxies", topicServices: "Services of sandboxes", topicLimits: "Limits", topicAudit: "Audit", topicTracing: "Traces",
 	topicUnused: "Accepted, no effect",
 }
 
@@ -83,7 +84,7 @@ type setting struct {
 
 // settings lists every flag of both 0.0.x generations and our own, in the order of the help.
 var settings = slices.Concat(listenSettings, tlsSettings, peopleSettings, ruleSettings, openSettings, sandboxSettings,
-	kubernetesSettings, storeSettings, edgeSettings, serviceSettings, limitSettings, auditSettings, unusedSettings)
+	kubernetesSettings, storeSettings, edgeSettings, serviceSettings, limitSettings, auditSettings, tracingSettings, unusedSettings)
 
 // byName finds a row; the tests see to it that there is one for each name the code asks for.
 func byName(name string) setting {

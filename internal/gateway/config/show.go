@@ -3,7 +3,6 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -184,19 +183,6 @@ func shownValue(s setting, raw string) any {
 		return json.Number(raw)
 	}
 	return raw
-}
-
-// withoutPassword masks the password of a URL.
-func withoutPassword(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil || u.User == nil {
-		return raw
-	}
-	if _, has := u.User.Password(); !has {
-		return raw
-	}
-	u.User = url.UserPassword(u.User.Username(), mask)
-	return strings.ReplaceAll(u.String(), url.QueryEscape(mask), mask)
 }
 
 // JSON is an object with file, settings (Values) and warnings.

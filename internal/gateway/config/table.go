@@ -61,7 +61,11 @@ var listenSettings = []setting{
 	{
 		name: "log-level", env: "OPENSHELL_LOG_LEVEL", file: "gateway.log_level", topic: topicListen, kind: choice, live: true, preset: "info",
 		choices: []string{"error", "warn", "info", "debug", "trace"},
-		usage:   "error, warn, info or debug", more: "`trace` means `debug`. Logs are JSON lines on standard error.",
+		usage:   "error, warn, info or debug", more: "`trace` means `debug`.",
+	},
+	{
+		name: "log-format", env: "SALLYPORT_LOG_FORMAT", file: "gateway.log_format", topic: topicListen, kind: choice, preset: "json",
+		choices: []string{"json", "text"}, usage: "json or text", more: "Logs are lines on standard error.",
 	},
 }
 
@@ -112,8 +116,21 @@ var tlsSettings = []setting{
 var storeSettings = []setting{
 	{
 		name: "db-url", env: "OPENSHELL_DB_URL", topic: topicStore, shown: "`sqlite:$XDG_STATE_HOME/openshell/gateway/openshell.db`",
-		usage: "database, for example sqlite:/var/lib/openshell/openshell.db",
-		more:  "`sqlite:PATH`, `sqlite://PATH` with `?mode=rwc` (default), `rw` or `memory`; `sqlite::memory:`. The folder is made with mode 0700. Refused in the file.",
+		usage: "database, for example sqlite:/var/lib/openshell/openshell.db or postgres://sallyport@db.test/sallyport",
+		more: "`sqlite:PATH`, `sqlite://PATH` with `?mode=rwc` (default), `rw` or `memory`; `sqlite::memory:`; the folder is made with mode 0700. " +
+			"Or `postgres://` or `postgresql://`, see [postgresql.md](postgresql.md). Refused in the file.",
+	},
+	{
+		name: "db-password-file", env: "SALLYPORT_DB_PASSWORD_FILE", file: "gateway.database.password_file", topic: topicStore,
+		usage: "file with the password for PostgreSQL", more: "It is read for each new connection, so that the password can change. `PGPASSWORD` and `PGPASSFILE` are read too, and the URL may have one.",
+	},
+	{
+		name: "db-lease-wait-secs", env: "SALLYPORT_DB_LEASE_WAIT_SECS", file: "gateway.database.lease_wait_secs", topic: topicStore, kind: number, preset: "60", most: 3600,
+		usage: "seconds to wait at the start while another gateway owns the PostgreSQL database", more: "The one to be replaced gives it up when it ends.",
+	},
+	{
+		name: "state-dir", env: "SALLYPORT_STATE_DIR", file: "gateway.state_dir", topic: topicStore, shown: "the SQLite file's folder; with PostgreSQL `$XDG_STATE_HOME/openshell/gateway`",
+		usage: "folder of what is not in the database: keys and the audit log",
 	},
 	{
 		name: "drivers", env: "OPENSHELL_DRIVERS", file: "gateway.compute_drivers", topic: topicStore, kind: list,
@@ -173,7 +190,7 @@ var unusedSettings = []setting{
 var unusedKeys = []string{
 	"credential_drivers", "drivers", "gateway.credential_drivers", "gateway.credential_storage", "gateway.default_credential_driver",
 	"gateway.default_image", "gateway.enable_user_namespaces", "gateway.guest_tls_ca", "gateway.guest_tls_cert",
-	"gateway.guest_tls_key", "gateway.interceptors", "gateway.otlp", "gateway.policy_validation_failure_mode",
+	"gateway.guest_tls_key", "gateway.interceptors", "gateway.policy_validation_failure_mode",
 	"gateway.provider_profile_sources", "gateway.sa_token_ttl_secs", "gateway.service_account_name",
 	"gateway.supervisor_image", "supervisor",
 }

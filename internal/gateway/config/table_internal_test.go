@@ -13,7 +13,7 @@ import (
 var good = map[string]string{
 	"bind-address": "127.0.0.2", "tls-external-server-names": "a.test,*.b.test", "oidc-issuer": "https://i.test", "oidc-discovery-url": "https://i.test/d",
 	"oidc-algorithms": "RS256,EdDSA", "allowed-origins": "https://a.test,http://localhost:1", "allowed-hosts": "a.test,b.test:443,[::1]:1", "public-addresses": "192.0.2.1,::1",
-	"kubernetes-api-url": "https://k.test", "audit-otlp-endpoint": "https://o.test/v1/logs", "db-url": "sqlite:/x/y.db", "drivers": "external",
+	"kubernetes-api-url": "https://k.test", "audit-otlp-endpoint": "https://o.test/v1/logs", "otlp-endpoint": "http://o.test:4317", "db-url": "sqlite:/x/y.db", "drivers": "external",
 	"health-bind-address": "127.0.0.1:8081", "metrics-bind-address": "[::1]:8082", "port": "18000", "ssh-handshake-secret": "0123456789abcdef",
 	"service-url": "https://apps.test:8443", "server-san": "gw.test,10.0.0.1,*.apps.test",
 }
@@ -38,9 +38,10 @@ var bad = map[string][]string{
 	"allowed-hosts":             {"*", "a b", "https://a.test", "u@a.test", "a.test/x"},
 	"kubernetes-api-url":        {"k.test", "http://k.test"},
 	"audit-otlp-endpoint":       {"o.test:4318"},
+	"otlp-endpoint":             {"o.test:4317"},
 	"health-bind-address":       {"8081", "localhost:8081"},
 	"metrics-bind-address":      {"127.0.0.1"},
-	"db-url":                    {"postgres://x"},
+	"db-url":                    {"mysql://x"},
 	"drivers":                   {"a/b", "a,b"},
 	"compute-driver-socket":     {""},
 	"credentials-driver-socket": {""},

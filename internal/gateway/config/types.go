@@ -20,16 +20,20 @@ type Config struct {
 	Edge          Edge
 	Services      Services
 	Audit         Audit
+	Tracing       Tracing
 	Limits        Limits
 	SSH           SSH
 	Sandbox       SandboxIdentity
 	Kubernetes    Kubernetes
 	Drivers       Drivers
-	// DatabaseURL names the store, for example "sqlite:/var/lib/openshell/openshell.db".
+	// DatabaseURL names the store, for example "sqlite:/var/lib/openshell/openshell.db". It may hold a password.
 	DatabaseURL string
-	// StateDir holds the keys that belong to the database; empty when that is in memory.
+	Database    Database
+	// StateDir holds the keys that belong to the database, and what else is not in it; empty when all is in memory.
 	StateDir string
 	LogLevel string
+	// LogFormat is json or text.
+	LogFormat string
 	// ShutdownGrace is how long calls in flight may go on after a signal to stop.
 	ShutdownGrace time.Duration
 	// Warnings are lines to print at start: settings without effect, insecure choices.

@@ -30,6 +30,8 @@ type Options struct {
 	// Apply puts next in force. It is called when a file changed even if no setting did, because a certificate may
 	// have. If it fails, old must still be in force. Calls do not overlap.
 	Apply func(old, next *config.Config) error
+	// Observe is told of each change that was put in force, with nil, or refused, with the reason; nil is nobody.
+	Observe func(error)
 	// Logger is told what happened; nil discards.
 	Logger *slog.Logger
 }
@@ -41,6 +43,9 @@ func Watch(ctx context.Context, o Options) error {
 	}
 	if o.Files == nil {
 		o.Files = (*config.Config).Files
+	}
+	if o.Observe == nil {
+		o.Observe = func(error) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -98,6 +103,7 @@ func (w *watcher) reload(why string) {
 		return
 	}
 	w.Current = next
+	w.Observe(nil)
 	w.Logger.Info("configuration reloaded", "why", why, "changes", len(changes))
 	for _, c := range changes {
 		if !c.Reloadable {
@@ -117,6 +123,7 @@ func (w *watcher) reload(why string) {
 
 // refused has one line for each problem.
 func (w *watcher) refused(why string, err error) {
+	w.Observe(err)
 	if problems, ok := errors.AsType[config.Problems](err); ok {
 		for _, p := range problems {
 			w.Logger.Error("configuration refused, the old one stays in force", "why", why, "problem", p.Error())
