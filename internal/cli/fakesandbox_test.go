@@ -102,6 +102,9 @@ func (g *gateway) WatchSandbox(r *openshellpb.WatchSandboxRequest, out openshell
 		}
 		return nil
 	}
+	if r.GetStopOnTerminal() {
+		return g.tails(name, out)
+	}
 	g.mu.Lock()
 	g.watches[name]++
 	n := g.watches[name]

@@ -63,6 +63,7 @@ func (a *app) logsCommand() *cobra.Command {
 	fl := c.Flags()
 	fl.Uint32VarP(&f.lines, "lines", "n", 200, "show at most so many lines")
 	fl.BoolVar(&f.tail, "tail", false, "go on with new lines")
+	fl.BoolVarP(&f.tail, "follow", "f", false, "the same as --tail")
 	fl.StringVar(&f.since, "since", "", "only lines of the last time, as 30s, 5m or 1h")
 	fl.StringArrayVar(&f.sources, "source", nil, "only lines of a source, as gateway or sandbox; repeatable")
 	fl.StringVar(&f.level, "level", "", "only lines of a level or above")

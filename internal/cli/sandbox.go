@@ -19,7 +19,7 @@ const (
 func (a *app) sandboxCommand() *cobra.Command {
 	return group("sandbox", "Create and use sandboxes", []string{"sb"},
 		a.sandboxCreateCommand(), a.sandboxListCommand(), a.sandboxGetCommand(), a.sandboxExecCommand(), a.sandboxSSHCommand(),
-		a.sandboxDeleteCommand())
+		a.sandboxStopCommand(), a.sandboxStartCommand(), a.sandboxProviderCommand(), a.logsCommand(), a.sandboxDeleteCommand())
 }
 
 // sandboxName is the argument, else the sandbox used last with this gateway.
@@ -53,26 +53,6 @@ func firstArg(args []string) string {
 		return ""
 	}
 	return args[0]
-}
-
-func (a *app) sandboxGetCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "get [NAME]", Short: "Show a sandbox", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeSandboxes,
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.withSession(c.Context(), func(s *session) error {
-				sb, err := a.getSandbox(c.Context(), s, firstArg(args))
-				if err != nil {
-					return err
-				}
-				v := viewSandbox(sb)
-				if a.out.Structured() {
-					return a.out.Value(v)
-				}
-				a.showSandbox(v)
-				return nil
-			})
-		},
-	}
 }
 
 func (a *app) sandboxListCommand() *cobra.Command {

@@ -106,7 +106,7 @@ func because(reason, message string) string {
 }
 
 // showSandbox is the key-value view. Other programs read the lines "Name:" and "Phase:".
-func (a *app) showSandbox(v sandboxView) {
+func (a *app) showSandbox(v detailView) {
 	phase := v.Phase
 	if why := because(v.Reason, v.Message); why != "" {
 		phase += " (" + why + ")"
@@ -127,15 +127,26 @@ func (a *app) showSandbox(v sandboxView) {
 		pairs = append(pairs, output.Pair{Key: "Exit code", Value: fmt.Sprint(*v.ExitCode)})
 	}
 	for _, c := range v.Conditions {
-		if c.Type == conditionIsolation {
-			pairs = append(pairs, output.Pair{Key: c.Type, Value: because("", orWord(c.Message, because(c.Reason, c.Status)))})
-			continue
-		}
 		value := c.Status
-		if why := because(c.Reason, c.Message); why != "" {
+		if c.Type == conditionIsolation {
+			value = because("", orWord(c.Message, because(c.Reason, c.Status)))
+		} else if why := because(c.Reason, c.Message); why != "" {
 			value += " (" + why + ")"
 		}
-		pairs = append(pairs, output.Pair{Key: "Condition " + c.Type, Value: value})
+		if c.LastTransitionTime != "" {
+			value += ", since " + c.LastTransitionTime
+		}
+		key := c.Type
+		if c.Type != conditionIsolation {
+			key = "Condition " + c.Type
+		}
+		pairs = append(pairs, output.Pair{Key: key, Value: value})
+	}
+	for _, e := range v.Events {
+		pairs = append(pairs, output.Pair{Key: "Event", Value: eventLine(e)})
+	}
+	if v.Next != "" {
+		pairs = append(pairs, output.Pair{Key: "What to do", Value: v.Next})
 	}
 	a.out.Pairs(pairs)
 }

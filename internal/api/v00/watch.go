@@ -26,7 +26,8 @@ type watchHandler struct {
 type watchStream = grpc.ServerStreamingServer[openshellpb.SandboxStreamEvent]
 
 // WatchSandbox sends a snapshot first, whatever was asked for, then the tails of log and events, then what happens.
-// It ends when the sandbox is gone, and with stop_on_terminal once it is READY or ERROR, as the contract says.
+// It ends when the sandbox is gone, and with stop_on_terminal once it is READY or ERROR, as the contract says; one that is
+// so from the start still has its tails sent.
 func (h watchHandler) WatchSandbox(req *openshellpb.WatchSandboxRequest, stream watchStream) error {
 	if req.Id == "" {
 		return fault.New(fault.InvalidArgument, "SANDBOX_ID_REQUIRED", "id is required")
@@ -34,7 +35,8 @@ func (h watchHandler) WatchSandbox(req *openshellpb.WatchSandboxRequest, stream 
 	sub := h.sandboxes.Subscribe(req.Id)
 	defer sub.Close()
 	w := &watch{watchHandler: h, req: req, stream: stream, sub: sub}
-	if done, err := w.snapshot(true); done || err != nil {
+	done, err := w.snapshot(true)
+	if err != nil {
 		return err
 	}
 	if req.FollowLogs || req.FollowEvents {
@@ -44,6 +46,9 @@ func (h watchHandler) WatchSandbox(req *openshellpb.WatchSandboxRequest, stream 
 		}
 		defer follower.Close()
 		w.follower = follower
+	}
+	if done {
+		return nil
 	}
 	return w.run(stream.Context())
 }
