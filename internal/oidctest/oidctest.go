@@ -358,7 +358,11 @@ func (i *Issuer) serveKeys(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	// As the API server of Kubernetes does, which serves its keys as what they are and nothing else.
+	accepted := r.Header.Get("Accept")
 	switch {
+	case accepted != "" && !strings.Contains(accepted, "*/*") && !strings.Contains(accepted, "application/jwk-set+json"):
+		http.Error(w, "only application/jwk-set+json is served", http.StatusNotAcceptable)
 	case raw != nil:
 		raw(w, r)
 	case failing:

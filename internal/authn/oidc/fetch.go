@@ -77,7 +77,8 @@ func (s *source) get(ctx context.Context, address string, into any) error {
 	if err != nil {
 		return err
 	}
-	request.Header.Set("Accept", "application/json")
+	// The second is what RFC 7517 calls a key set; the API server of Kubernetes serves its own to nobody who does not name it.
+	request.Header.Set("Accept", "application/json, application/jwk-set+json")
 	response, err := s.client.Do(request)
 	if err != nil {
 		return err
