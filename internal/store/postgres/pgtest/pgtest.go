@@ -334,6 +334,23 @@ func (s *Server) Exec(database string, statements ...string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
+// Query calls row for each row of a query as superuser, with a function that scans it.
+func (s *Server) Query(ctx context.Context, database, query string, row func(scan func(...any) error) error) error {
+	conn, err := pgx.Connect(ctx, s.URL(database))
+	if err != nil {
+		return err
+	}
+	rows, err := conn.Query(ctx, query)
+	if err == nil {
+		for err == nil && rows.Next() {
+			err = row(rows.Scan)
+		}
+		rows.Close()
+		err = errors.Join(err, rows.Err())
+	}
+	return errors.Join(err, conn.Close(ctx))
+}
+
 // Standby starts a server that follows this one. The caller stops it.
 func (s *Server) Standby(options ...string) (*Server, error) {
 	root, err := os.MkdirTemp("", "pg")

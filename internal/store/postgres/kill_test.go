@@ -1,3 +1,0 @@
-package postgres_test
-
-func runWriter() bool { return false }
