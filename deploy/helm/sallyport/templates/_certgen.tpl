@@ -1,6 +1,9 @@
 {{/* The job that makes certificates and keys. */}}
 
-{{/* Names of the Secrets that the job owns, as a map of its flags. */}}
+{{/*
+Names of the Secrets that the job makes, as a map of its flags. A Secret of yours that is among them is read and never
+changed: those that the job may change bear its label.
+*/}}
 {{- define "sallyport.jobSecrets" -}}
 {{- if .Values.pkiInitJob.enabled -}}
 {{- if eq (include "sallyport.tlsOwner" .) "job" }}
@@ -8,20 +11,14 @@ server-secret-name: {{ include "sallyport.serverTlsSecret" . }}
 client-secret-name: {{ include "sallyport.clientTlsSecret" . }}
 ca-secret-name: {{ include "sallyport.caSecret" . }}
 {{- end }}
-{{- if not .Values.server.sandboxJwt.signingSecretName }}
 jwt-secret-name: {{ include "sallyport.jwtSecret" . }}
-{{- end }}
 {{- if not .Values.server.credentialStorage.existingSecret }}
 key-encryption-key-secret-name: {{ include "sallyport.keySecret" . }}
 {{- end }}
 {{- end -}}
 {{- end -}}
 
-{{- define "sallyport.jobNeeded" -}}
-{{- if include "sallyport.jobSecrets" . | fromYaml }}true{{ end -}}
-{{- end -}}
-
-{{/* Service account of the job, which may make Secrets, and read and change those that it owns. */}}
+{{/* Service account of the job, which may make Secrets, and read and change its own. */}}
 {{- define "sallyport.certgenAccess" }}
 ---
 apiVersion: v1
@@ -39,7 +36,7 @@ rules:
   - apiGroups: [""]
     resources: [secrets]
     resourceNames: {{ include "sallyport.jobSecrets" .root | fromYaml | values | sortAlpha | toJson }}
-    verbs: [get, update, patch]
+    verbs: [get, patch]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
