@@ -40,6 +40,7 @@ import (
 	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/sshsession"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/storefault"
 	"sallyport.dev/sallyport/internal/streamstop"
 	"sallyport.dev/sallyport/internal/tlsfiles"
 	"sallyport.dev/sallyport/internal/tracing"
@@ -293,7 +294,7 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 
 func (g *Gateway) probes() map[string]func(context.Context) error {
 	probes := map[string]func(context.Context) error{
-		"database":       g.store.Ping,
+		"database":       storefault.Probe(g.store.Ping),
 		"compute_driver": func(context.Context) error { return g.compute.Ready() },
 	}
 	if len(g.conns) > 1 {

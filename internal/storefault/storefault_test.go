@@ -1,8 +1,10 @@
 package storefault_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"sallyport.dev/sallyport/internal/fault"
@@ -27,6 +29,13 @@ func TestOf(t *testing.T) {
 		{"another writer", fmt.Errorf("write: %w", store.ErrConflict), nil, fault.Aborted, "CHANGED"},
 		{"another writer's deletion", store.ErrNotFound, []error{store.ErrNotFound, store.ErrExists}, fault.Aborted, "CHANGED"},
 		{"a deletion that is no conflict", store.ErrNotFound, nil, fault.Unavailable, storefault.ReasonUnavailable},
+		{"no connection", fmt.Errorf("write: %w (hunter2)", store.ErrUnreachable), nil, fault.Unavailable, storefault.ReasonUnreachable},
+		{"too slow", store.ErrOverloaded, nil, fault.Unavailable, storefault.ReasonOverloaded},
+		{"full", store.ErrFull, nil, fault.Unavailable, storefault.ReasonFull},
+		{"a standby", store.ErrReadOnly, nil, fault.Unavailable, storefault.ReasonReadOnly},
+		{"a cut commit", errors.Join(store.ErrUnreachable, store.ErrUnsettled), nil, fault.Unavailable, storefault.ReasonUnsettled},
+		{"another owner", store.ErrLeaseLost, nil, fault.Unavailable, storefault.ReasonLeaseLost},
+		{"lost writes", store.ErrDiverged, nil, fault.Unavailable, storefault.ReasonDiverged},
 		{"the disk", disk, []error{store.ErrNotFound}, fault.Unavailable, storefault.ReasonUnavailable},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -39,6 +48,33 @@ func TestOf(t *testing.T) {
 			if c.reason != "OWN" && (f.Next == "" || !errors.Is(got, c.err)) {
 				t.Errorf("%+v has no next step or lost its cause", f)
 			}
+			if strings.Contains(f.Message+f.Next, "hunter2") {
+				t.Errorf("%+v tells the database's own words", f)
+			}
 		})
+	}
+}
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{store.ErrClosed, "store is closed"},
+		{fmt.Errorf("ping: %w (hunter2)", store.ErrReadOnly), "the database takes no writes"},
+		{errors.New("hunter2"), "the store cannot take writes"},
+	} {
+		err := storefault.Probe(func(context.Context) error { return c.err })(t.Context())
+		got := ""
+		if f, ok := errors.AsType[*fault.Error](err); ok {
+			got = f.Message
+		} else if err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%v: %q, want %q", c.err, got, c.want)
+		}
 	}
 }

@@ -49,6 +49,9 @@ func (d *DB) applyAll(ctx context.Context, revision uint64, batch []store.Tx) ([
 		} else {
 			err = d.applyRows(ctx, tx.Rows)
 		}
+		if hasCode(err, codes.SQLITE_FULL) {
+			return nil, fmt.Errorf("%w (%w)", store.ErrFull, err)
+		}
 		if err != nil && !isOwn(err) {
 			return nil, err
 		}
