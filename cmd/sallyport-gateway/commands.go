@@ -24,7 +24,10 @@ type command struct {
 func commands() map[string]command {
 	return map[string]command{
 		"config": {synopsis: "config check|show|schema", short: "check the settings, show what is in force, print the JSON schema", run: configCommand},
-		"keys":   {synopsis: "keys list|rotate|retire", short: "look after the keys that sign sandbox tokens", run: keysCommand},
+		"generate-certs": {
+			synopsis: "generate-certs --output-dir DIR | --server-secret-name NAME ...", short: "make and renew certificates and keys, in a folder or in Secrets of Kubernetes", run: generateCertsCommand,
+		},
+		"keys": {synopsis: "keys list|rotate|retire", short: "look after the keys that sign sandbox tokens", run: keysCommand},
 	}
 }
 
