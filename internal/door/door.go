@@ -207,8 +207,9 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx := stream.Context()
 		c := d.enter(ctx, info.FullMethod)
+		held := streamstop.Of(ctx) != nil
 		admit := d.admit
-		if streamstop.Of(ctx) != nil {
+		if held {
 			admit = d.admitAside
 		}
 		admitted, err := admit(ctx, c)
@@ -222,7 +223,14 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 		}
 		defer end(nil)
 		defer d.sessions.Enter(c.principal, end)()
-		setErr := stream.SetHeader(metadata.MD{headerRequestID: {c.requestID}})
+		var setErr error
+		var last func(context.Context, metadata.MD) error
+		if held {
+			// The library would keep the header as long as the stream, of which there are thousands.
+			last = grpc.SetTrailer
+		} else {
+			setErr = stream.SetHeader(metadata.MD{headerRequestID: {c.requestID}})
+		}
 		err = c.stream(server, &admittedStream{ServerStream: stream, ctx: admitted, call: c, door: d}, handler)
 		if cause := context.Cause(admitted); cause != nil {
 			// Even if the handler calls it an orderly end: the client must not take what it got for all there is.
@@ -231,7 +239,7 @@ func (d *Door) Stream() grpc.StreamServerInterceptor {
 		if err == nil {
 			err = setErr
 		}
-		return d.leave(ctx, c, err, nil)
+		return d.leave(ctx, c, err, last)
 	}
 }
 

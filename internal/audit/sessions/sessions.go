@@ -73,9 +73,11 @@ func (o *Observer) Connected(ctx context.Context, sandboxID, sessionID, instance
 			r.Remote = host
 		}
 	}
+	opened := r
+	opened.Details = nil // The record of the end has its own, and a map for each open session is a lot.
 	o.mu.Lock()
 	before, superseded := o.open[sandboxID]
-	o.open[sandboxID] = session{id: sessionID, opened: r}
+	o.open[sandboxID] = session{id: sessionID, opened: opened}
 	o.mu.Unlock()
 	if superseded && before.id != sessionID {
 		o.closed(before, Superseded)
