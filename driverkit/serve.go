@@ -109,13 +109,13 @@ type guard struct {
 }
 
 func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	defer g.recovered(info.FullMethod, &err)
-	return next(ctx, req)
+	defer g.recovered(ctx, info.FullMethod, &err)
+	return next(traced(ctx), req)
 }
 
 func (g guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	defer g.recovered(info.FullMethod, &err)
-	ctx, cancel := context.WithCancel(ss.Context())
+	defer g.recovered(ss.Context(), info.FullMethod, &err)
+	ctx, cancel := context.WithCancel(traced(ss.Context()))
 	defer cancel()
 	defer context.AfterFunc(g.stopping, cancel)()
 	err = next(srv, stream{ServerStream: ss, ctx: ctx})
@@ -125,9 +125,9 @@ func (g guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	return err
 }
 
-func (g guard) recovered(method string, err *error) {
+func (g guard) recovered(ctx context.Context, method string, err *error) {
 	if p := recover(); p != nil {
-		g.logger.Error("call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+		g.logger.ErrorContext(traced(ctx), "call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
 		*err = status.Error(codes.Internal, "driver failed; see its log")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,10 @@ type fakeDriver struct {
 	mu      sync.Mutex
 	boxes   map[string]*computepb.DriverSandbox
 	watches map[chan *computepb.WatchSandboxesEvent]bool
+	// odd is a code that does not exist, with which sandboxes named so are refused, each with the next.
+	odd uint32
+	// traces are the traces that calls belonged to.
+	traces []string
 }
 
 func (d *fakeDriver) GetCapabilities(context.Context, *computepb.GetCapabilitiesRequest) (*computepb.GetCapabilitiesResponse, error) {
@@ -47,9 +52,16 @@ func (d *fakeDriver) ValidateSandboxCreate(context.Context, *computepb.ValidateS
 	return &computepb.ValidateSandboxCreateResponse{}, nil
 }
 
-func (d *fakeDriver) CreateSandbox(_ context.Context, req *computepb.CreateSandboxRequest) (*computepb.CreateSandboxResponse, error) {
+func (d *fakeDriver) CreateSandbox(ctx context.Context, req *computepb.CreateSandboxRequest) (*computepb.CreateSandboxResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if trace, recorded := driverkit.TraceID(ctx); recorded {
+		d.traces = append(d.traces, trace)
+	}
+	if d.odd > 0 && strings.HasPrefix(req.Sandbox.Name, "odd") {
+		d.odd++
+		return nil, status.Error(codes.Code(d.odd), "odd")
+	}
 	d.boxes[req.Sandbox.Id] = req.Sandbox
 	d.tell(&computepb.WatchSandboxesEvent{Payload: &computepb.WatchSandboxesEvent_Sandbox{
 		Sandbox: &computepb.WatchSandboxesSandboxEvent{Sandbox: snapshot(req.Sandbox)},
@@ -147,6 +159,12 @@ type system struct {
 // start brings a system up in some 20 ms.
 func start(t *testing.T, args ...string) *system {
 	t.Helper()
+	return startWith(t, nil, args...)
+}
+
+// startWith is start with variables.
+func startWith(t *testing.T, env map[string]string, args ...string) *system {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "gw")
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +179,13 @@ func start(t *testing.T, args ...string) *system {
 		"--db-url", "sqlite:" + filepath.Join(dir, "state", "x.db"), "--oidc-issuer", s.issuer.URL, "--oidc-audience", oidctest.Audience,
 		"--oidc-scopes-claim", "scope", "--shutdown-grace-secs", "1",
 	}, args...)
-	cfg, err := config.Parse(args, home(dir))
+	variable := func(k string) (string, bool) {
+		if v, ok := env[k]; ok {
+			return v, true
+		}
+		return home(dir)(k)
+	}
+	cfg, err := config.Parse(args, variable)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +197,7 @@ func start(t *testing.T, args ...string) *system {
 	g, err := gateway.New(t.Context(), cfg, gateway.Options{
 		Version: "test", Logger: logger, Listener: l,
 		ParseText: func(file []byte) (*config.Config, error) {
-			return config.ParseText(args, home(dir), file)
+			return config.ParseText(args, variable, file)
 		},
 	})
 	if err != nil {
