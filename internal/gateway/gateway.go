@@ -88,6 +88,7 @@ type Gateway struct {
 	callback  *callback.Scope
 	ssh       *sshsession.Service
 	connect   *sshconnect.Handler
+	exposed   exposed
 	// tunnels are nil unless they are served.
 	tunnels *wstunnel.Tunnels
 	// tracer is nil unless traces are wanted; exporter is nil unless audit records are sent on.
@@ -205,6 +206,9 @@ func (g *Gateway) services() (v00.Services, error) {
 	if err := g.openSSH(); err != nil {
 		return v00.Services{}, err
 	}
+	if svc.Exposed, err = g.openServices(); err != nil {
+		return v00.Services{}, err
+	}
 	svc.SSH = v00.SSH{
 		Sessions: g.ssh, Bind: g.cfg.Listen.Address, TLS: g.cfg.TLS.Certificate != "", Host: g.cfg.SSH.Host,
 		Port: uint16(g.cfg.SSH.Port), ConnectPath: g.cfg.SSH.Path,
@@ -285,7 +289,7 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 		return err
 	}
 	g.port, err = listener.New(listener.Config{
-		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.metrics.count(g.callback.HTTP(pages)), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
+		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.serviceHosts(g.metrics.count(g.callback.HTTP(pages))), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
 		MaxConnections: g.cfg.Limits.Connections, MaxPerAddress: g.cfg.Limits.ConnectionsPerAddress,
 		LimitLoopback: g.cfg.Limits.LimitLoopback, Refused: g.metrics.turnedAway,
 	})
@@ -354,7 +358,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.log.Info("gateway serving", "address", l.Addr().String(), "tls", g.cfg.TLS.Certificate != "", "version", g.opts.Version,
 		"sandboxes", g.store.Count(sandbox.Kind))
-	all := g.callback.Listen(l)
+	all := g.callback.Listen(g.splitServices(l))
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.readiness.Run(gctx) })
 	group.Go(func() error { return g.store.Guard(gctx) })
@@ -368,6 +372,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.ssh.Run(gctx)) })
+	g.runServices(gctx, group)
 	group.Go(func() error { return g.sandboxes.Retry(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })
 	g.identity.run(func(loop func(context.Context) error) {
@@ -417,6 +422,7 @@ func (g *Gateway) Close() {
 	if g.connect != nil {
 		g.connect.Close()
 	}
+	g.exposed.close()
 	if g.resolver != nil {
 		g.resolver.Close()
 		g.resolver = nil

@@ -33,9 +33,11 @@ type identity struct {
 	tokens   *sandboxtoken.Issuer
 	issuers  *oidc.Issuers
 	accounts *serviceaccount.Authenticator
-	revoked  *revocation.Registry
-	limiter  *ratelimit.Limiter
-	rules    *authz.Current
+	// known recognises callers wherever they come in; the door asks it through what holds callback addresses apart.
+	known   authn.Authenticator
+	revoked *revocation.Registry
+	limiter *ratelimit.Limiter
+	rules   *authz.Current
 	// workspaces know who is a member of what.
 	workspaces *workspace.Service
 }
@@ -219,6 +221,7 @@ func (g *Gateway) door() (*door.Door, error) {
 		return nil, fmt.Errorf("set up authentication: %w", err)
 	}
 	authenticator := countedAuthenticator{next: known, m: g.metrics}
+	id.known = authenticator
 	return door.New(door.Config{
 		Authenticator: g.callback.Authenticator(authenticator), Authorizer: id.rules, Observer: g.metrics, Logger: g.log,
 		Pass: []string{execchannel.MetadataKey, ":authority"}, Limiter: id.limiter, Sessions: id.revoked, Audit: g.recorder,

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sallyport.dev/sallyport/internal/servicehost"
 	"sallyport.dev/sallyport/internal/site"
 	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/web"
@@ -40,6 +41,10 @@ func (g *Gateway) web() (http.Handler, error) {
 	mux.Handle(web.PathOIDCConfig, pages)
 	mux.Handle(web.PathConnect, pages)
 	mux.Handle(sshconnect.Path, g.connect)
+	if err := g.openHosts(); err != nil {
+		return nil, err
+	}
+	mux.Handle(servicehost.PathLink, g.exposed.hosts.Links())
 	limited := http.MaxBytesHandler(mux, maxBody)
 	if !edge.Tunnel {
 		return limited, nil

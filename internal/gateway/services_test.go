@@ -1,0 +1,74 @@
+package gateway_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+
+	"sallyport.dev/sallyport/gen/v00/openshellpb"
+)
+
+// TestServicesOfSandboxes sees that what the settings say reaches the services, and that nobody gets in without showing
+// who they are.
+func TestServicesOfSandboxes(t *testing.T) {
+	t.Parallel()
+	s := start(t, "--server-san", "gw.test,*.apps.test", "--service-session-ttl-secs", "60")
+	s.create("box")
+	made, err := s.client.ExposeService(s.user(), &openshellpb.ExposeServiceRequest{Sandbox: "box", Service: "web", TargetPort: 8000}, grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if made.Url != "http://default--box--web.apps.test:17670/" {
+		t.Errorf("url %s", made.Url)
+	}
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, s.conn.Target())
+	}}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	token := "Bearer " + s.issuer.Mint(map[string]any{"realm_access": map[string]any{"roles": []string{"openshell-user"}}, "scope": "openshell:all"})
+	ask := func(method, url, body string, header http.Header) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = header
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(text)
+	}
+	for url, want := range map[string]int{
+		made.Url: 401, "http://default--none.apps.test/": 401, "http://default--box--web.openshell.localhost/auth/connect": 401, "http://gw.test/healthz": 200,
+	} {
+		if status, text := ask(http.MethodGet, url, "", http.Header{}); status != want {
+			t.Errorf("%s: %d %s, want %d", url, status, text, want)
+		}
+	}
+	if status, text := ask(http.MethodGet, "http://default--none.apps.test/", "", http.Header{"Authorization": {token}}); status != 404 {
+		t.Errorf("absent: %d %s", status, text)
+	}
+	status, text := ask(http.MethodPost, "http://gw.test/auth/service-link", `{"sandbox":"box","service":"web"}`, http.Header{
+		"Authorization": {token}, "Content-Type": {"application/json"},
+	})
+	var link struct {
+		URL string `json:"url"`
+	}
+	if err := json.Unmarshal([]byte(text), &link); err != nil || status != 200 || !strings.HasPrefix(link.URL, made.Url+".sallyport/sign-in?code=") {
+		t.Errorf("link: %d %s %v", status, text, err)
+	}
+}
