@@ -1,0 +1,126 @@
+package driverkube
+
+import (
+	"context"
+
+	"sallyport.dev/sallyport/gen/v00/computepb"
+	"sallyport.dev/sallyport/internal/driverkube/kubeapi"
+	"sallyport.dev/sallyport/internal/driverkube/manifest"
+	"sallyport.dev/sallyport/internal/driverkube/mirror"
+	"sallyport.dev/sallyport/internal/driverkube/verdict"
+	"sallyport.dev/sallyport/internal/fault"
+)
+
+func errNotFound() error {
+	return fault.New(fault.NotFound, "SANDBOX_NOT_FOUND", "sandbox not found")
+}
+
+// lookUp asks the API for the object of a sandbox, by label: names are anybody's to use. It returns nil where there
+// is none.
+func (d *Driver) lookUp(ctx context.Context, id string) (*verdict.Sandbox, error) {
+	if !manifest.ValidLabel(id) {
+		return nil, fault.New(fault.InvalidArgument, "SANDBOX_ID_INVALID", "sandbox id must be 1 to 63 letters, digits, hyphens, dots or underscores")
+	}
+	resource, err := d.versions.Sandboxes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// One that the mirror knows is read by name, which costs the API server less than a search.
+	if at, ok := d.mirror.Find(id); ok {
+		var s verdict.Sandbox
+		err := d.api.Get(ctx, resource, at.Namespace, at.Name, &s)
+		switch {
+		case err == nil && d.own(&s) && s.Metadata.Labels.ID == id:
+			return &s, nil
+		case err != nil && !kubeapi.IsNotFound(err):
+			return nil, kubeapi.Explain("read sandbox", err)
+		}
+	}
+	var found *verdict.Sandbox
+	err = kubeapi.List(ctx, d.api, resource, d.scope(), d.selector(id), func(s *verdict.Sandbox) {
+		if !d.own(s) {
+			return
+		}
+		// Should there be two, one of them is going: the other is meant.
+		if found == nil || found.Metadata.DeletionTimestamp != nil {
+			found = s
+		}
+	})
+	if err != nil {
+		d.versions.Forget()
+		return nil, kubeapi.Explain("find sandbox", err)
+	}
+	return found, nil
+}
+
+// scope is the namespace to search, empty for all.
+func (d *Driver) scope() string {
+	if d.opts.WorkspaceMode == Shared {
+		return d.opts.Namespace
+	}
+	return ""
+}
+
+// own tells whether an object is this driver's to touch.
+func (d *Driver) own(s *verdict.Sandbox) bool {
+	return s.Metadata.Labels.ManagedBy == manifest.ManagedBy && s.Metadata.Labels.GatewayID == d.opts.GatewayID &&
+		d.spaces.accepts(s.Metadata.Namespace)
+}
+
+// resolve turns the id or, without one, the name of a request into an id.
+func (d *Driver) resolve(id, name string) (string, error) {
+	if id != "" {
+		return id, nil
+	}
+	if name == "" {
+		return "", fault.New(fault.InvalidArgument, "SANDBOX_UNNAMED", "sandbox id or name is required")
+	}
+	if err := d.Ready(); err != nil {
+		return "", err
+	}
+	switch ids := d.mirror.Named(name); len(ids) {
+	case 0:
+		return "", errNotFound()
+	case 1:
+		return ids[0], nil
+	}
+	return "", fault.New(fault.FailedPrecondition, "SANDBOX_AMBIGUOUS", "several workspaces have a sandbox %q", name).WithNext("give the id")
+}
+
+// get returns a sandbox's snapshot. That there is none is never said from memory.
+func (d *Driver) get(ctx context.Context, id, name string) (*computepb.DriverSandbox, error) {
+	id, err := d.resolve(id, name)
+	if err != nil {
+		return nil, err
+	}
+	if d.Ready() == nil {
+		if sb := d.mirror.Get(id); sb != nil {
+			return sb, nil
+		}
+	}
+	s, err := d.lookUp(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return nil, errNotFound()
+	}
+	pod, err := d.podOf(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return mirror.Snapshot(s, pod), nil
+}
+
+// podOf reads the pod of a sandbox, nil if there is none.
+func (d *Driver) podOf(ctx context.Context, s *verdict.Sandbox) (*verdict.Pod, error) {
+	var p verdict.Pod
+	err := d.api.Get(ctx, kubeapi.Resource{GroupVersion: "v1", Plural: "pods"}, s.Metadata.Namespace, s.Metadata.Name, &p)
+	if kubeapi.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, kubeapi.Explain("read the sandbox's pod", err)
+	}
+	return &p, nil
+}
