@@ -28,6 +28,7 @@ const (
 	codeNoTable          = "42P01"
 	codeDiskFull         = "53100"
 	codeTooMany          = "53300"
+	codeLockTimeout      = "55P03"
 	codeCanceled         = "57014"
 	classLimit           = "54"
 	classData            = "22"
@@ -74,7 +75,7 @@ func classify(err error) error {
 		return fmt.Errorf("%w (%w)", store.ErrFull, err)
 	case code == codeTooMany:
 		return fmt.Errorf("%w: it has no connection to spare; raise max_connections or end other clients (%w)", store.ErrOverloaded, err)
-	case code == codeCanceled:
+	case code == codeCanceled, code == codeLockTimeout:
 		return fmt.Errorf("%w: a statement took longer than its time limit or was cancelled (%w)", store.ErrOverloaded, err)
 	case strings.HasPrefix(code, classResources), code == codeSerialization, code == codeDeadlock:
 		return fmt.Errorf("%w (%w)", store.ErrOverloaded, err)

@@ -18,6 +18,8 @@ type Proxy struct {
 	rule   *rule
 	closed bool
 	work   sync.WaitGroup
+	// forsaken are servers' ends whose clients are gone.
+	forsaken []net.Conn
 }
 
 // rule is what to do when a client sends certain bytes.
@@ -43,6 +45,20 @@ func NewProxy(tb testing.TB, s *Server) *Proxy {
 // URL names a database behind the proxy.
 func (p *Proxy) URL(database string) string {
 	return "postgres://" + superuser + "@" + p.listener.Addr().String() + "/" + database + "?sslmode=disable"
+}
+
+// Address is where the proxy listens.
+func (p *Proxy) Address() string { return p.listener.Addr().String() }
+
+// Forsake ends the clients' side of all connections and leaves the server's side open, which so notices nothing.
+func (p *Proxy) Forsake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for client, server := range p.open {
+		delete(p.open, client)
+		p.forsaken = append(p.forsaken, server)
+		client.Close()
+	}
 }
 
 // Point sends later connections to another server; nil refuses them.
@@ -77,6 +93,9 @@ func (p *Proxy) CutAt(match string, forward bool) <-chan struct{} {
 func (p *Proxy) close() {
 	p.mu.Lock()
 	p.closed = true
+	for _, server := range p.forsaken {
+		server.Close()
+	}
 	p.mu.Unlock()
 	p.listener.Close()
 	p.Cut()
@@ -119,11 +138,13 @@ type crossing struct {
 }
 
 func (c *crossing) end() {
-	c.client.Close()
-	c.server.Close()
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
-	delete(c.p.open, c.client)
+	c.client.Close()
+	if _, ok := c.p.open[c.client]; ok {
+		c.server.Close()
+		delete(c.p.open, c.client)
+	}
 }
 
 func (c *crossing) toServer() {
