@@ -59,6 +59,7 @@ func check(args []string, env func(string) (string, bool), file []byte) (*Config
 	c := &Config{}
 	c.listen(v)
 	c.database(v)
+	c.credentialKey(v)
 	c.drivers(v)
 	c.issuers(v)
 	c.authorization(v)

@@ -84,7 +84,7 @@ type setting struct {
 
 // settings lists every flag of both 0.0.x generations and our own, in the order of the help.
 var settings = slices.Concat(listenSettings, tlsSettings, peopleSettings, ruleSettings, openSettings, sandboxSettings,
-	kubernetesSettings, storeSettings, edgeSettings, serviceSettings, limitSettings, auditSettings, tracingSettings, unusedSettings)
+	kubernetesSettings, storeSettings, credentialKeySettings, edgeSettings, serviceSettings, limitSettings, auditSettings, tracingSettings, unusedSettings)
 
 // byName finds a row; the tests see to it that there is one for each name the code asks for.
 func byName(name string) setting {

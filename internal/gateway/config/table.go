@@ -188,7 +188,7 @@ var unusedSettings = []setting{
 
 // unusedKeys are keys and tables of the reference's file that have neither flag nor variable and no effect.
 var unusedKeys = []string{
-	"credential_drivers", "drivers", "gateway.credential_drivers", "gateway.credential_storage", "gateway.default_credential_driver",
+	"credential_drivers", "drivers", "gateway.credential_drivers", "gateway.default_credential_driver",
 	"gateway.default_image", "gateway.enable_user_namespaces", "gateway.guest_tls_ca", "gateway.guest_tls_cert",
 	"gateway.guest_tls_key", "gateway.interceptors", "gateway.policy_validation_failure_mode",
 	"gateway.provider_profile_sources", "gateway.sa_token_ttl_secs", "gateway.service_account_name",

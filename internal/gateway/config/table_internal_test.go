@@ -15,6 +15,7 @@ var good = map[string]string{
 	"oidc-algorithms": "RS256,EdDSA", "allowed-origins": "https://a.test,http://localhost:1", "allowed-hosts": "a.test,b.test:443,[::1]:1", "public-addresses": "192.0.2.1,::1",
 	"kubernetes-api-url": "https://k.test", "audit-otlp-endpoint": "https://o.test/v1/logs", "otlp-endpoint": "http://o.test:4317", "db-url": "sqlite:/x/y.db", "drivers": "external",
 	"health-bind-address": "127.0.0.1:8081", "metrics-bind-address": "[::1]:8082", "port": "18000", "ssh-handshake-secret": "0123456789abcdef",
+	"credential-key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "credential-key-env": "KEY_OF_TESTS",
 	"service-url": "https://apps.test:8443", "server-san": "gw.test,10.0.0.1,*.apps.test",
 }
 
@@ -48,6 +49,8 @@ var bad = map[string][]string{
 	"gateway-id":                {""},
 	"oidc-audience":             {""},
 	"kubernetes-audience":       {""},
+	"credential-key":            {"AQEB", "no base64", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=,AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="},
+	"credential-key-env":        {"NO_SUCH_VARIABLE"},
 }
 
 // values returns what is allowed, and what is just past the limit, as a flag would have it.
@@ -76,7 +79,7 @@ func (s setting) values() (allowed, refused []string) {
 // start is a set of variables with which a gateway starts, whichever setting is tried on it.
 func start(s setting) map[string]string {
 	env := map[string]string{
-		"OPENSHELL_DISABLE_TLS": "true", "OPENSHELL_DRIVERS": "external", "OPENSHELL_COMPUTE_DRIVER_SOCKET": "/s", "OPENSHELL_DB_URL": "sqlite:/x/y.db",
+		"KEY_OF_TESTS": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "OPENSHELL_DISABLE_TLS": "true", "OPENSHELL_DRIVERS": "external", "OPENSHELL_COMPUTE_DRIVER_SOCKET": "/s", "OPENSHELL_DB_URL": "sqlite:/x/y.db",
 		"OPENSHELL_OIDC_ISSUER": "https://default.test", "SALLYPORT_TENANT": "t", "SALLYPORT_TENANT_CLAIM": "c", "SALLYPORT_KUBERNETES_ENABLED": "true",
 		"SALLYPORT_KUBERNETES_NAMESPACES": "n", "KUBERNETES_SERVICE_HOST": "10.0.0.1", "OPENSHELL_SSH_HANDSHAKE_SECRET": "0123456789abcdef",
 		"OPENSHELL_GRPC_RATE_LIMIT_REQUESTS": "1", "OPENSHELL_GRPC_RATE_LIMIT_WINDOW_SECONDS": "1", "SALLYPORT_GATEWAY_JWT_SIGNING_KEY": "/k",

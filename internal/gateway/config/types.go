@@ -29,6 +29,8 @@ type Config struct {
 	// DatabaseURL names the store, for example "sqlite:/var/lib/openshell/openshell.db". It may hold a password.
 	DatabaseURL string
 	Database    Database
+	// CredentialKey encrypts credentials in the store.
+	CredentialKey CredentialKey
 	// StateDir holds the keys that belong to the database, and what else is not in it; empty when all is in memory.
 	StateDir string
 	LogLevel string
