@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 	"sallyport.dev/sallyport/internal/cli/output"
 	"sallyport.dev/sallyport/internal/cli/profile"
 	"sallyport.dev/sallyport/internal/cli/transport"
+	"sallyport.dev/sallyport/internal/fault"
 )
 
 func (a *app) gatewayCommand() *cobra.Command {
@@ -31,12 +33,26 @@ func (a *app) gatewayArg(args []string) (string, error) {
 	return name, err
 }
 
+// loginFlags choose how a person signs in.
+type loginFlags struct {
+	device bool
+	port   uint16
+}
+
+func (f *loginFlags) register(c *cobra.Command) {
+	c.Flags().BoolVar(&f.device, "device", false, "sign in with a code on another device, for machines without a browser")
+	c.Flags().Uint16Var(&f.port, "callback-port", 0,
+		"port of this machine that the browser comes back to, for identity providers that must know it; 0 for any")
+}
+
 func (a *app) gatewayLoginCommand() *cobra.Command {
-	return &cobra.Command{
+	var f loginFlags
+	c := &cobra.Command{
 		Use: "login [NAME]", Short: "Sign in to a gateway", Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeGateways,
 		Long: "Sign in with a browser, or as a machine when OPENSHELL_OIDC_CLIENT_SECRET is set.\n" +
-			"OPENSHELL_NO_BROWSER=1 prints the address instead of opening a browser.",
+			"OPENSHELL_NO_BROWSER=1 starts no browser: with --device, or where the identity provider allows it, a code is\n" +
+			"entered on another device; else the address is printed.",
 		RunE: func(c *cobra.Command, args []string) error {
 			name, err := a.gatewayArg(args)
 			if err != nil {
@@ -46,12 +62,18 @@ func (a *app) gatewayLoginCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.login(c.Context(), ref.meta)
+			if !c.Flags().Changed("callback-port") {
+				f.port = ref.meta.OIDCCallbackPort
+			}
+			return a.login(c.Context(), ref, f)
 		},
 	}
+	f.register(c)
+	return c
 }
 
-func (a *app) login(ctx context.Context, m profile.Metadata) error {
+func (a *app) login(ctx context.Context, ref gatewayRef, f loginFlags) error {
+	m := ref.meta
 	if m.Auth() != profile.AuthOIDC {
 		return failure("", "Gateway '%s' does not use edge or OIDC authentication", m.Name)
 	}
@@ -59,7 +81,7 @@ func (a *app) login(ctx context.Context, m profile.Metadata) error {
 		return failure("register it again with `--oidc-issuer`",
 			"gateway '%s' has OIDC auth but no issuer URL in metadata", m.Name)
 	}
-	token, err := a.signIn(ctx, login.ConfigOf(m), a.root.PromptRequired(m.Name))
+	token, err := a.signIn(ctx, login.ConfigOf(m), a.root.PromptRequired(m.Name), f)
 	if err != nil {
 		return err
 	}
@@ -79,14 +101,26 @@ func (a *app) login(ctx context.Context, m profile.Metadata) error {
 	return nil
 }
 
-// signIn obtains a token: as a machine if there is a secret, else as a person with a browser.
-func (a *app) signIn(ctx context.Context, cfg login.Config, prompt bool) (profile.Token, error) {
+// signIn obtains a token: as a machine if there is a secret, else as a person. Where no browser may be started, another
+// device is tried first, unless the person has asked for an address on this machine by naming its port.
+func (a *app) signIn(ctx context.Context, cfg login.Config, prompt bool, f loginFlags) (profile.Token, error) {
 	client := transport.HTTPClient(nil)
 	defer client.CloseIdleConnections()
-	if secret, ok := a.opts.Env(login.SecretEnv); ok {
+	secret, ok := a.opts.Env(login.SecretEnv)
+	switch {
+	case ok && f.device:
+		return profile.Token{}, usagef("--device is for people, and %s is set", login.SecretEnv)
+	case ok:
 		return login.ClientCredentials(ctx, client, cfg, secret)
 	}
-	b := login.Browser{Client: client, Open: login.Opener(a.opts.Env), Notes: a.opts.Stdio.Err, PromptLogin: prompt}
+	open := login.Opener(a.opts.Env)
+	if f.device || open == nil && f.port == 0 {
+		token, err := login.Device{Client: client, Notes: a.opts.Stdio.Err}.Login(ctx, cfg)
+		if known, ok := errors.AsType[*fault.Error](err); f.device || !ok || known.Reason != login.ReasonDevice {
+			return token, err
+		}
+	}
+	b := login.Browser{Client: client, Open: open, Notes: a.opts.Stdio.Err, PromptLogin: prompt, Port: f.port}
 	return b.Login(ctx, cfg)
 }
 

@@ -34,6 +34,7 @@ type addFlags struct {
 	name, remote, ca                   string
 	local                              bool
 	issuer, clientID, audience, scopes string
+	login                              loginFlags
 }
 
 func (a *app) gatewayAddCommand() *cobra.Command {
@@ -61,6 +62,7 @@ func (a *app) gatewayAddCommand() *cobra.Command {
 	fl.StringVar(&f.clientID, "oidc-client-id", login.DefaultClientID, "client to sign in as")
 	fl.StringVar(&f.audience, "oidc-audience", "", "audience to ask the identity provider for")
 	fl.StringVar(&f.scopes, "oidc-scopes", "", "scopes to ask for, separated by spaces")
+	f.login.register(c)
 	c.MarkFlagsMutuallyExclusive("local", "remote")
 	c.MarkFlagsMutuallyExclusive("oidc-issuer", "remote")
 	return c
@@ -98,8 +100,8 @@ func (a *app) addGateway(ctx context.Context, raw string, f addFlags) error {
 		return err
 	}
 	var token profile.Token
-	if m.AuthMode == profile.AuthOIDC {
-		if token, err = a.signIn(ctx, login.ConfigOf(m), a.root.PromptRequired(m.Name)); err != nil {
+	if m.AuthMode == profile.AuthOIDC && a.flags.tokenFile == "" {
+		if token, err = a.signIn(ctx, login.ConfigOf(m), a.root.PromptRequired(m.Name), f.login); err != nil {
 			return err
 		}
 	}
@@ -135,7 +137,7 @@ func (a *app) checkFree(name string) error {
 
 // chooseAuth fills in how to authenticate.
 func (a *app) chooseAuth(ctx context.Context, m *profile.Metadata, t transport.Target, f addFlags) error {
-	m.OIDCClientID, m.OIDCAudience, m.OIDCScopes = f.clientID, f.audience, f.scopes
+	m.OIDCClientID, m.OIDCAudience, m.OIDCScopes, m.OIDCCallbackPort = f.clientID, f.audience, f.scopes, f.login.port
 	if f.issuer != "" && f.issuer != issuerAuto {
 		m.AuthMode, m.OIDCIssuer = profile.AuthOIDC, f.issuer
 		return nil
@@ -153,7 +155,7 @@ func (a *app) chooseAuth(ctx context.Context, m *profile.Metadata, t transport.T
 	case f.issuer == issuerAuto:
 		return failure("give the issuer's URL with --oidc-issuer", "the gateway at %s names no identity provider", m.Endpoint)
 	}
-	m.OIDCClientID = ""
+	m.OIDCClientID, m.OIDCCallbackPort = "", 0
 	return a.chooseWithoutIssuer(ctx, m, t, f, err)
 }
 
@@ -268,7 +270,7 @@ func (a *app) storeGateway(m profile.Metadata, ca []byte, token profile.Token) (
 			return err
 		}
 	}
-	if m.AuthMode == profile.AuthOIDC {
+	if token.AccessToken != "" {
 		if err := a.root.SaveToken(m.Name, token); err != nil {
 			return err
 		}
@@ -283,6 +285,8 @@ func (a *app) announce(m profile.Metadata, token profile.Token) error {
 	a.out.Note("Auth: %s", m.Auth())
 	switch _, machine := a.opts.Env(login.SecretEnv); {
 	case m.AuthMode != profile.AuthOIDC:
+	case token.AccessToken == "":
+		a.out.Note("Not signed in: give --token-file with each command, or run `sallyport gateway login %s`", m.Name)
 	case machine:
 		a.out.Note("Authenticated via client credentials")
 	default:

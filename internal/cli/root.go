@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sallyport.dev/sallyport/internal/cli/login"
 	"sallyport.dev/sallyport/internal/cli/output"
 	"sallyport.dev/sallyport/internal/cli/profile"
 )
@@ -49,12 +50,15 @@ type app struct {
 	out   output.Printer
 	flags struct {
 		gateway, endpoint, workspace, format string
+		tokenFile                            string
 		insecure                             bool
 		verbose                              int
 	}
 	// root is the state on disk; rootErr says why there is none.
 	root    profile.Root
 	rootErr error
+	// fileTokens is the source of --token-file, made when it is first asked for.
+	fileTokens *login.File
 	// ref is the gateway that the command turned to, for the words of an error.
 	ref gatewayRef
 }
@@ -101,6 +105,8 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.flags.endpoint, "gateway-endpoint", "", "URL of the gateway to use (OPENSHELL_GATEWAY_ENDPOINT)")
 	f.BoolVar(&a.flags.insecure, "gateway-insecure", false,
 		"do not verify the gateway's certificate (OPENSHELL_GATEWAY_INSECURE)")
+	f.StringVar(&a.flags.tokenFile, "token-file", "",
+		"file with a bearer token to use in place of the stored one; - reads standard input (OPENSHELL_TOKEN_FILE)")
 	f.StringVar(&a.flags.workspace, "workspace", "", "workspace to work in (OPENSHELL_WORKSPACE; default \"default\")")
 	f.StringVarP(&a.flags.format, "output", "o", string(output.Table), "output format: table, json or yaml")
 	f.CountVarP(&a.flags.verbose, "verbose", "v", "say more about failures")
@@ -119,6 +125,9 @@ func (a *app) prepare() error {
 	a.out.Format = format
 	if a.flags.endpoint == "" {
 		a.flags.endpoint = a.env("OPENSHELL_GATEWAY_ENDPOINT")
+	}
+	if a.flags.tokenFile == "" {
+		a.flags.tokenFile = a.env(login.TokenFileEnv)
 	}
 	if a.flags.workspace == "" {
 		a.flags.workspace = a.env("OPENSHELL_WORKSPACE")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -91,11 +92,27 @@ func setUp(t *testing.T, env *testscript.Env) error {
 		"XDG_CONFIG_HOME": filepath.Join(env.WorkDir, "config"), "OPENSHELL_SYSTEM_GATEWAY_DIR": filepath.Join(env.WorkDir, "system"),
 		"STATE": filepath.Join(env.WorkDir, "config", "openshell"), "ISSUER": w.idp.Issuer(), "SECRET": idptest.Secret,
 		"GATEWAY": at.secure, "GATEWAY_PLAIN": at.plain, "OPEN": openAt.secure, "OPEN_PLAIN": openAt.plain,
-		"MUTUAL": openAt.mutualRequired, "DISPLAY": ":0", "NO_COLOR": "1",
+		"PORT": freePort(t), "MUTUAL": openAt.mutualRequired, "DISPLAY": ":0", "NO_COLOR": "1",
 	} {
 		env.Setenv(k, v)
 	}
 	return nil
+}
+
+// freePort is one that nothing listens on at the moment.
+func freePort(t *testing.T) string {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 func here(ts *testscript.TestScript) *world {
@@ -173,7 +190,8 @@ func expireToken(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(root.SaveToken(args[0], token))
 }
 
-// changeProvider is "idp refuse ERROR" or "idp down".
+// changeProvider is "idp refuse ERROR", "idp down", "idp up", "idp nodevice", "idp polls ERROR...", "idp redirect URL", or
+// "idp grant FILE".
 func changeProvider(ts *testscript.TestScript, _ bool, args []string) {
 	idp := here(ts).idp
 	idp.Lock()
@@ -185,6 +203,16 @@ func changeProvider(ts *testscript.TestScript, _ bool, args []string) {
 		idp.Down = true
 	case "up":
 		idp.Down = false
+	case "polls":
+		idp.Devices = args[1:]
+	case "nodevice":
+		idp.NoDevice = true
+	case "redirect":
+		if got := idp.Asked().Get("redirect_uri"); got != args[1] {
+			ts.Fatalf("the browser was sent back to %s, want %s", got, args[1])
+		}
+	case "grant":
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(idp.GrantAccess()+"\n"), 0o600))
 	default:
 		ts.Fatalf("idp %v", args)
 	}

@@ -158,6 +158,9 @@ func (a *app) target(ref gatewayRef) (transport.Target, error) {
 func (a *app) tokens(ref gatewayRef) (transport.TokenSource, func(), error) {
 	none := func() {}
 	switch {
+	case a.flags.tokenFile != "":
+		// Who names a file means it for this very gateway.
+		return a.tokenFile(), none, nil
 	case !ref.registered:
 		return nil, none, nil
 	case ref.meta.Auth() == profile.AuthEdge:
@@ -179,6 +182,14 @@ func (a *app) tokens(ref gatewayRef) (transport.TokenSource, func(), error) {
 		Root: a.root, Metadata: ref.meta, Secret: secret, Mint: mint, Client: client,
 	})
 	return source, client.CloseIdleConnections, nil
+}
+
+// tokenFile is the source of the token that was named. Standard input can be read once only.
+func (a *app) tokenFile() *login.File {
+	if a.fileTokens == nil {
+		a.fileTokens = &login.File{Path: a.flags.tokenFile, In: a.opts.Stdio.In}
+	}
+	return a.fileTokens
 }
 
 // session is a connection to the chosen gateway.

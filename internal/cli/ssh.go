@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -49,6 +50,17 @@ func (a *app) sandboxSSHCommand() *cobra.Command {
 
 // ssh runs this machine's ssh, with this program as the way to the sandbox.
 func (a *app) ssh(ctx context.Context, given string, command []string) error {
+	if a.flags.tokenFile == "-" {
+		return usagef("ssh needs standard input itself: give --token-file a file")
+	}
+	if a.flags.tokenFile != "" {
+		// ssh may start the way to the sandbox elsewhere.
+		file, err := filepath.Abs(a.flags.tokenFile)
+		if err != nil {
+			return fmt.Errorf("find the token file: %w", err)
+		}
+		a.flags.tokenFile = file
+	}
 	var name string
 	var ref gatewayRef
 	err := a.withSession(ctx, func(s *session) error {
@@ -99,6 +111,9 @@ func (a *app) proxyWords(self string, ref gatewayRef, name string) []string {
 	}
 	if a.flags.insecure {
 		words = append(words, "--gateway-insecure")
+	}
+	if a.flags.tokenFile != "" {
+		words = append(words, "--token-file", a.flags.tokenFile)
 	}
 	return append(words, "--workspace", a.flags.workspace, "--name", name)
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,6 +38,8 @@ type Browser struct {
 	Notes io.Writer
 	// PromptLogin makes the provider ask for a user even if its session is still alive.
 	PromptLogin bool
+	// Port is the listener's, for providers that know the exact address only; 0 means any.
+	Port uint16
 	// Timeout bounds the wait for the person; 0 means 120 seconds.
 	Timeout time.Duration
 }
@@ -50,9 +53,11 @@ func (b Browser) Login(ctx context.Context, cfg Config) (profile.Token, error) {
 		return profile.Token{}, err
 	}
 	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	listener, err := lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(b.Port))))
 	if err != nil {
-		return profile.Token{}, fmt.Errorf("listen for the answer of the identity provider: %w", err)
+		return profile.Token{}, fault.Wrap(err, fault.FailedPrecondition, ReasonListen,
+			"cannot listen for the answer of the identity provider: %v", err).
+			WithNext("end what uses the port, or choose another that the provider knows with --callback-port")
 	}
 	host := listener.Addr().String()
 	oc := oauthConfig(cfg, ends, "http://"+host+callbackPath)

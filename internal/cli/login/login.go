@@ -1,6 +1,6 @@
 // Package login owns how a user or a machine signs in: discovery of an OpenID provider, the authorization code
-// flow with PKCE in a browser, client credentials, and the renewal of stored tokens under a lock that all
-// processes share. It decides nothing about which gateway a token is for and prints only what a person must see
+// flow with PKCE in a browser, the device flow, client credentials, tokens in files that others renew, and the renewal of
+// stored tokens under a lock that all processes share. It decides nothing about which gateway a token is for and prints only what a person must see
 // while the browser is open.
 package login
 
@@ -40,6 +40,7 @@ const (
 	ReasonInsecureIssuer = "OIDC_ISSUER_INSECURE"
 	ReasonRefused        = "OIDC_LOGIN_REFUSED"
 	ReasonTimeout        = "OIDC_LOGIN_TIMEOUT"
+	ReasonListen         = "OIDC_CALLBACK_PORT"
 	ReasonExpired        = "SESSION_EXPIRED"
 	ReasonProvider       = "OIDC_PROVIDER_UNAVAILABLE"
 )
@@ -58,6 +59,8 @@ type Config struct {
 type Endpoints struct {
 	Authorization string
 	Token         string
+	// Device is empty for a provider that does not let people sign in on another device.
+	Device string
 }
 
 // Discover reads the provider's discovery document. The issuer in it must be the one asked for, and an issuer
@@ -81,6 +84,7 @@ func Discover(ctx context.Context, client *http.Client, issuer string) (Endpoint
 		Issuer        string `json:"issuer"`
 		Authorization string `json:"authorization_endpoint"`
 		Token         string `json:"token_endpoint"`
+		Device        string `json:"device_authorization_endpoint"`
 	}
 	if resp.StatusCode != http.StatusOK {
 		return Endpoints{}, fail(nil, "the OIDC issuer %s answered its discovery with status %d", issuer, resp.StatusCode)
@@ -94,7 +98,11 @@ func Discover(ctx context.Context, client *http.Client, issuer string) (Endpoint
 			WithNext("register the gateway with the issuer as the provider writes it")
 	}
 	secure := strings.HasPrefix(base, "https://")
-	for _, endpoint := range []string{doc.Authorization, doc.Token} {
+	endpoints := []string{doc.Authorization, doc.Token}
+	if doc.Device != "" {
+		endpoints = append(endpoints, doc.Device)
+	}
+	for _, endpoint := range endpoints {
 		u, err := url.Parse(endpoint)
 		if err != nil || u.Host == "" || (u.Scheme != "https" && (secure || u.Scheme != "http")) {
 			return Endpoints{}, fault.New(fault.FailedPrecondition, ReasonInsecureIssuer,
@@ -102,7 +110,7 @@ func Discover(ctx context.Context, client *http.Client, issuer string) (Endpoint
 				WithNext("mend the provider's discovery document")
 		}
 	}
-	return Endpoints{Authorization: doc.Authorization, Token: doc.Token}, nil
+	return Endpoints{Authorization: doc.Authorization, Token: doc.Token, Device: doc.Device}, nil
 }
 
 // plain takes the method and URL off the errors of net/http.

@@ -62,6 +62,9 @@ type Metadata struct {
 	OIDCAudience string `json:"oidc_audience,omitempty"`
 	// OIDCScopes are separated by spaces.
 	OIDCScopes string `json:"oidc_scopes,omitempty"`
+	// OIDCCallbackPort is where the browser comes back to after signing in, 0 for any port. Other clients ignore it, and
+	// forget it when they rewrite the file.
+	OIDCCallbackPort uint16 `json:"oidc_callback_port,omitempty"`
 
 	VMDriverStateDir string `json:"vm_driver_state_dir,omitempty"`
 

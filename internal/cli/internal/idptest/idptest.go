@@ -39,6 +39,10 @@ type Provider struct {
 	OtherIssuer string
 	// HTTPEndpoint is written as token endpoint.
 	HTTPEndpoint string
+	// Devices are the errors that the polls of a device login get, one after another; the empty one, or the end, is success.
+	Devices []string
+	// NoDevice leaves the device endpoint out of the discovery document, and makes it refuse clients.
+	NoDevice bool
 
 	server    *httptest.Server
 	codes     map[string]url.Values
@@ -46,6 +50,8 @@ type Provider struct {
 	tokens    map[string]string
 	authorize url.Values
 	forms     []url.Values
+	// devices are the requests of device codes.
+	devices map[string]url.Values
 }
 
 // Start runs a provider until the test is over.
@@ -53,11 +59,13 @@ func Start(t testing.TB) *Provider {
 	t.Helper()
 	p := &Provider{
 		TTL: 5 * time.Minute, codes: map[string]url.Values{}, refreshes: map[string]string{}, tokens: map[string]string{},
+		devices: map[string]url.Values{},
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /realms/test/.well-known/openid-configuration", p.discovery)
 	mux.HandleFunc("GET /realms/test/auth", p.auth)
 	mux.HandleFunc("POST /realms/test/token", p.token)
+	mux.HandleFunc("POST /realms/test/device", p.device)
 	p.server = httptest.NewServer(mux)
 	t.Cleanup(p.server.Close)
 	return p
@@ -92,6 +100,16 @@ func (p *Provider) Authorize() url.Values {
 	return p.authorize
 }
 
+// Asked is Authorize for who holds the lock.
+func (p *Provider) Asked() url.Values { return p.authorize }
+
+// GrantAccess issues an access token for the user, to who holds the lock.
+func (p *Provider) GrantAccess() string {
+	token := "access-" + rand.Text()
+	p.tokens[token] = User
+	return token
+}
+
 // Forms are the bodies sent to the token endpoint so far.
 func (p *Provider) Forms() []url.Values {
 	p.Lock()
@@ -113,6 +131,9 @@ func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
 	defer p.Unlock()
 	doc := map[string]string{
 		"issuer": p.Issuer(), "authorization_endpoint": p.Issuer() + "/auth", "token_endpoint": p.Issuer() + "/token",
+	}
+	if !p.NoDevice {
+		doc["device_authorization_endpoint"] = p.Issuer() + "/device"
 	}
 	if p.OtherIssuer != "" {
 		doc["issuer"] = p.OtherIssuer
@@ -143,6 +164,27 @@ func (p *Provider) auth(w http.ResponseWriter, r *http.Request) {
 	}
 	back.RawQuery = q.Encode()
 	http.Redirect(w, r, back.String(), http.StatusFound)
+}
+
+// device hands out a code, if the client sends what it has to.
+func (p *Provider) device(w http.ResponseWriter, r *http.Request) {
+	if err := r.ParseForm(); err != nil {
+		http.Error(w, "bad form", http.StatusBadRequest)
+		return
+	}
+	p.Lock()
+	defer p.Unlock()
+	p.authorize = r.PostForm
+	if p.Refuse != "" || r.PostForm.Get("code_challenge_method") != "S256" {
+		reply(w, http.StatusBadRequest, map[string]string{"error": p.Refuse})
+		return
+	}
+	code := rand.Text()
+	p.devices[code] = r.PostForm
+	reply(w, http.StatusOK, map[string]any{
+		"device_code": code, "user_code": "ABCD-EFGH", "verification_uri": p.Issuer() + "/device",
+		"verification_uri_complete": p.Issuer() + "/device?user_code=ABCD-EFGH", "expires_in": 60, "interval": 1,
+	})
 }
 
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
@@ -195,6 +237,22 @@ func (p *Provider) judge(f url.Values) (subject, code string) {
 			return "", "invalid_grant"
 		}
 		return subject, ""
+	case "urn:ietf:params:oauth:grant-type:device_code":
+		asked := p.devices[f.Get("device_code")]
+		sum := sha256.Sum256([]byte(f.Get("code_verifier")))
+		if asked == nil || asked.Get("client_id") != f.Get("client_id") ||
+			asked.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) {
+			return "", "invalid_grant"
+		}
+		if len(p.Devices) > 0 {
+			code := p.Devices[0]
+			p.Devices = p.Devices[1:]
+			if code != "" {
+				return "", code
+			}
+		}
+		delete(p.devices, f.Get("device_code"))
+		return User, ""
 	case "client_credentials":
 		if f.Get("client_id") != Client || f.Get("client_secret") != Secret {
 			return "", "invalid_client"
