@@ -12,35 +12,28 @@ import (
 
 	"sallyport.dev/sallyport/gen/v00/datamodelpb"
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
+	"sallyport.dev/sallyport/test/keycloak"
 )
-
-// people are the tokens of the ten cases.
-type people struct {
-	admin, adminSandboxes, adminBare string // all scopes, those of sandboxes, no scope parameter
-	user, machine                    string
-}
 
 const (
-	everything = "openid openshell:all"
-	sandboxes  = "openid sandbox:read sandbox:write"
+	everything = keycloak.Everything
+	sandboxes  = keycloak.Sandboxes
 )
 
-func signIn(t *testing.T, r realm, client, machine string) people {
+func signIn(t *testing.T, r realm, client, machine string) keycloak.Callers {
 	t.Helper()
-	return people{
-		admin:          r.password(t, client, "admin@test", everything).Access,
-		adminSandboxes: r.password(t, client, "admin@test", sandboxes).Access,
-		adminBare:      r.password(t, client, "admin@test", "").Access,
-		user:           r.password(t, client, "user@test", everything).Access,
-		machine:        r.machine(t, machine),
+	c, err := r.SignIn(t.Context(), client, machine)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return c
 }
 
 // TestTenCases are the cases that a gateway of this contract has to pass with a realm whose clients name the audience, and
 // with the older form of it, whose clients name none.
 func TestTenCases(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	for _, form := range []struct {
 		name, client, machine string
 		args                  []string
@@ -62,44 +55,14 @@ func TestTenCases(t *testing.T) {
 }
 
 // tenCases makes the calls; refusal is what a user who makes a provider is told.
-func (d *door) tenCases(t *testing.T, p people, refusal string) {
+func (d *door) tenCases(t *testing.T, callers keycloak.Callers, refusal string) {
 	t.Helper()
-	for _, c := range []struct {
-		name, token string
-		call        func(context.Context, openshellpb.OpenShellClient) error
-		want        codes.Code
-		text        string
-	}{
-		{"1 admin makes and deletes a provider", p.admin, func(ctx context.Context, c openshellpb.OpenShellClient) error {
-			if err := createProvider(ctx, c); err != nil {
-				return err
-			}
-			_, err := c.DeleteProvider(ctx, &openshellpb.DeleteProviderRequest{Name: testProvider})
-			return err
-		}, codes.OK, ""},
-		{"2 user makes a provider", p.user, createProvider, codes.PermissionDenied, refusal},
-		{"3 user lists sandboxes", p.user, listSandboxes, codes.OK, ""},
-		{"4 nobody lists sandboxes", "", listSandboxes, codes.Unauthenticated, ""},
-		{"5 nobody asks for health", "", func(ctx context.Context, c openshellpb.OpenShellClient) error {
-			resp, err := c.Health(ctx, &openshellpb.HealthRequest{})
-			if err == nil && resp.GetStatus() != openshellpb.ServiceStatus_SERVICE_STATUS_HEALTHY {
-				return status.Error(codes.Unavailable, resp.GetStatus().String())
-			}
-			return err
-		}, codes.OK, ""},
-		{"6 scopes of sandboxes list sandboxes", p.adminSandboxes, listSandboxes, codes.OK, ""},
-		{"7 scopes of sandboxes list providers", p.adminSandboxes, listProviders, codes.PermissionDenied, "provider:read"},
-		{"8 all scopes list sandboxes", p.admin, listSandboxes, codes.OK, ""},
-		{"8 all scopes list providers", p.admin, listProviders, codes.OK, ""},
-		{"9 no scope lists sandboxes", p.adminBare, listSandboxes, codes.PermissionDenied, ""},
-		{"10 machine lists sandboxes", p.machine, listSandboxes, codes.OK, ""},
-	} {
+	for _, c := range keycloak.Cases(callers, refusal) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		err := c.call(as(ctx, c.token), d.client)
-		cancel()
-		if got := status.Convert(err); got.Code() != c.want || !strings.Contains(got.Message(), c.text) {
-			t.Errorf("%s: %s %q, want %s with %q", c.name, got.Code(), got.Message(), c.want, c.text)
+		if err := c.Check(ctx, d.client); err != nil {
+			t.Error(err)
 		}
+		cancel()
 	}
 }
 
@@ -117,15 +80,5 @@ func createProvider(ctx context.Context, c openshellpb.OpenShellClient) error {
 	_, err := c.CreateProvider(ctx, &openshellpb.CreateProviderRequest{Provider: &datamodelpb.Provider{
 		Metadata: &datamodelpb.ObjectMeta{Name: testProvider}, Type: "claude", Credentials: map[string]string{"ANTHROPIC_API_KEY": "test"},
 	}})
-	return err
-}
-
-func listSandboxes(ctx context.Context, c openshellpb.OpenShellClient) error {
-	_, err := c.ListSandboxes(ctx, &openshellpb.ListSandboxesRequest{})
-	return err
-}
-
-func listProviders(ctx context.Context, c openshellpb.OpenShellClient) error {
-	_, err := c.ListProviders(ctx, &openshellpb.ListProvidersRequest{})
 	return err
 }

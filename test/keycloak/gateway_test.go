@@ -39,6 +39,7 @@ import (
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/gateway"
 	"sallyport.dev/sallyport/internal/gateway/config"
+	"sallyport.dev/sallyport/test/keycloak"
 )
 
 // audience is what the gateways ask of tokens unless a test says otherwise.
@@ -123,7 +124,7 @@ func launch(t *testing.T, r realm, tls *files, args ...string) *door {
 	health := freeAddress(t)
 	all := []string{
 		"--drivers", "external", "--compute-driver-socket", socket, "--db-url", "sqlite:" + filepath.Join(dir, "state", "x.db"),
-		"--health-port", health[len("127.0.0.1:"):], "--shutdown-grace-secs", "1", "--oidc-issuer", r.issuer(),
+		"--health-port", health[len("127.0.0.1:"):], "--shutdown-grace-secs", "1", "--oidc-issuer", r.Issuer(),
 		"--oidc-audience", audience, "--oidc-scopes-claim", "scope",
 	}
 	if tls == nil {
@@ -131,8 +132,8 @@ func launch(t *testing.T, r realm, tls *files, args ...string) *door {
 	} else {
 		all = append(all, "--tls-cert", tls.cert, "--tls-key", tls.key, "--tls-client-ca", tls.ca)
 	}
-	if r.ca != "" {
-		all = append(all, "--oidc-ca", r.ca)
+	if r.CA != "" {
+		all = append(all, "--oidc-ca", r.CA)
 	}
 	all = replaced(all, args)
 	cfg, err := config.Parse(all, func(k string) (string, bool) { return dir, k == "HOME" })
@@ -262,7 +263,7 @@ type readiness struct {
 
 func (d *door) readiness() (readiness, error) {
 	var r readiness
-	client := newHTTP(nil)
+	client := keycloak.NewHTTP(nil)
 	resp, err := client.Get("http://" + d.health + "/readyz")
 	if err != nil {
 		return r, err

@@ -6,30 +6,22 @@
 package keycloak_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"sallyport.dev/sallyport/test/keycloak"
 )
 
 const (
-	// requireEnv decides what happens where no Keycloak is to be had: 1 fails the tests, unset skips them. 0 leaves them
-	// out in any case, for a run beside others.
-	requireEnv = "SALLYPORT_REQUIRE_KEYCLOAK"
 	// patience bounds every wait; the machine may be busy with other things.
 	patience  = 4 * time.Minute
 	pollEvery = 20 * time.Millisecond
@@ -45,7 +37,7 @@ type withServer struct{ *testing.M }
 func (m withServer) Run() int {
 	code := m.M.Run()
 	if shared.server != nil {
-		if err := errors.Join(shared.server.stop(), os.RemoveAll(shared.server.state)); err != nil {
+		if err := errors.Join(shared.server.Stop(), os.RemoveAll(shared.server.State)); err != nil {
 			fmt.Fprintln(os.Stderr, "stop the shared Keycloak:", err)
 			return max(code, 1)
 		}
@@ -53,23 +45,16 @@ func (m withServer) Run() int {
 	return code
 }
 
-// available says why there is no Keycloak to be started, nil if there is one. It prepares one only where it is required:
-// that loads 170 MiB and takes minutes.
+// available says why there is no Keycloak to be started, nil if there is one. It prepares one only where it is required.
 var available = sync.OnceValue(func() error {
-	mode := os.Getenv(requireEnv)
+	mode := os.Getenv(keycloak.RequireEnv)
 	if mode == "0" {
-		return errors.New(requireEnv + "=0 leaves it out")
+		return errors.New(keycloak.RequireEnv + "=0 leaves it out")
 	}
-	verb := "prepared"
-	if mode == "1" {
-		verb = "prepare"
+	err := keycloak.Available(context.Background(), mode == "1")
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "NOT PROVEN against a real Keycloak: %v\n", err)
 	}
-	out, err := exec.Command("./run", verb).CombinedOutput()
-	if err == nil {
-		return nil
-	}
-	err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
-	fmt.Fprintf(os.Stderr, "NOT PROVEN against a real Keycloak: %v\n", err)
 	return err
 })
 
@@ -78,7 +63,7 @@ func require(t *testing.T) {
 	err := available()
 	switch {
 	case err == nil:
-	case os.Getenv(requireEnv) == "1":
+	case os.Getenv(keycloak.RequireEnv) == "1":
 		t.Fatalf("no Keycloak: %v", err)
 	default:
 		t.Skipf("no Keycloak: %v", err)
@@ -89,119 +74,45 @@ func require(t *testing.T) {
 var shared struct {
 	once   sync.Once
 	making sync.Mutex // held while a realm is made
-	server *server
+	server *keycloak.Server
 	err    error
 }
 
-// keycloak returns the realm of the shared server, which the first test starts.
-func keycloak(t *testing.T) realm {
+// sharedRealm returns the realm of the shared server, which the first test starts.
+func sharedRealm(t *testing.T) realm {
 	t.Helper()
 	require(t)
 	shared.once.Do(func() {
 		var state string
 		if state, shared.err = os.MkdirTemp("", "kc"); shared.err == nil {
-			shared.server = newServer(state)
-			shared.err = shared.server.start()
+			shared.server = keycloak.NewServer(state)
+			shared.err = shared.server.Start()
 		}
 	})
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
-	return shared.server.realm()
+	return realm{shared.server.Realm()}
 }
-
-// server is one Keycloak. It can be stopped and started again with the same port, keys and sessions.
-type server struct {
-	state string
-	args  []string
-	// issuer, base and ca are what it said of itself; ca is a file, and empty where it serves plain HTTP.
-	issuer, base, ca string
-
-	cmd   *exec.Cmd
-	stdin io.Closer
-	done  chan struct{}
-}
-
-func newServer(state string, args ...string) *server { return &server{state: state, args: args} }
 
 // own starts a server that a test has for itself.
-func own(t *testing.T, args ...string) *server {
+func own(t *testing.T, args ...string) *keycloak.Server {
 	t.Helper()
 	require(t)
-	s := newServer(t.TempDir(), args...)
-	if err := s.start(); err != nil {
+	s := keycloak.NewServer(t.TempDir(), args...)
+	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.stop(); err != nil {
+		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("end of Keycloak's log:\n%s", tail(filepath.Join(s.state, "server.log"), 20))
+			t.Logf("end of Keycloak's log:\n%s", tail(filepath.Join(s.State, "server.log"), 20))
 		}
 	})
 	return s
 }
-
-// start returns when the realm answers.
-func (s *server) start() error {
-	read, write, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer read.Close()
-	var said bytes.Buffer
-	// It ends with its standard input at the latest, so that it does not outlive these tests however they end.
-	cmd := exec.Command("./run", append([]string{"start", "--until-eof", "--state", s.state}, s.args...)...)
-	cmd.Stdout, cmd.Stderr = write, &said
-	stdin, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	write.Close()
-	if err != nil {
-		return fmt.Errorf("start Keycloak: %w", err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = cmd.Wait() // The JVM ends with 143 when it was asked to end; whether it was is known elsewhere.
-	}()
-	s.cmd, s.stdin, s.done = cmd, stdin, done
-	for lines := bufio.NewScanner(read); lines.Scan(); {
-		key, value, _ := strings.Cut(lines.Text(), "=")
-		switch key {
-		case "issuer":
-			s.issuer = value
-		case "base":
-			s.base = value
-		case "ca":
-			s.ca = value
-		case "ready":
-			return nil
-		}
-	}
-	return fmt.Errorf("start Keycloak: it ended: %w: %s", s.stop(), said.String())
-}
-
-// stop ends the server and returns when its port is closed.
-func (s *server) stop() error {
-	if s.cmd == nil {
-		return nil
-	}
-	s.stdin.Close()
-	select {
-	case <-s.done:
-	case <-time.After(patience):
-		return errors.Join(errors.New("stop Keycloak: it does not end"), s.cmd.Process.Kill())
-	}
-	s.cmd = nil
-	return nil
-}
-
-// freeze makes the server accept connections and answer nothing, until thaw.
-func (s *server) freeze() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
-func (s *server) thaw() error   { return s.cmd.Process.Signal(syscall.SIGCONT) }
 
 func tail(path string, lines int) string {
 	raw, err := os.ReadFile(path)
@@ -230,9 +141,4 @@ func eventually(t *testing.T, what string, try func() error) {
 		case <-tick.C:
 		}
 	}
-}
-
-// newHTTP returns a client that trusts the server and keeps no connection, so that a test leaves no goroutine behind.
-func newHTTP(roots *tls.Config) *http.Client {
-	return &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: roots}}
 }

@@ -14,7 +14,7 @@ import (
 // file, which maps their role and asks for a claim.
 func TestTwoIssuers(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	machines := r.small(t, "machines")
 	file := filepath.Join(t.TempDir(), "gateway.toml")
 	table := fmt.Sprintf(`
@@ -29,7 +29,7 @@ required = [ { claim = "azp", values = [%q] } ]
 
 [openshell.gateway.oidc]
 user_role = "pipeline"
-`, machines.issuer(), audience, machineClient)
+`, machines.Issuer(), audience, machineClient)
 	if err := os.WriteFile(file, []byte(table), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -7,18 +7,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"html"
 	"io"
 	"net/http"
-	"net/http/cookiejar"
-	"net/url"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
 	"sallyport.dev/sallyport/internal/cli"
 	"sallyport.dev/sallyport/internal/cli/profile"
+	"sallyport.dev/sallyport/test/keycloak"
 )
 
 // terminal is where somebody runs the command line client, with a configuration of its own.
@@ -51,9 +48,9 @@ func (m *terminal) run(user string, args ...string) (code int, out, errOut strin
 	reading.Go(func() {
 		shown := false
 		for lines := bufio.NewScanner(io.TeeReader(read, &stderr)); lines.Scan(); {
-			if page := strings.TrimSpace(lines.Text()); strings.HasPrefix(page, m.realm.issuer()) && !shown && user != "" {
+			if page := strings.TrimSpace(lines.Text()); strings.HasPrefix(page, m.realm.Issuer()) && !shown && user != "" {
 				shown = true
-				if err := m.realm.fillIn(page, user); err != nil {
+				if err := m.realm.FillIn(ctx, page, user); err != nil {
 					m.t.Errorf("the login page: %v", err)
 					cancel()
 				}
@@ -96,52 +93,10 @@ func (m *terminal) stored(name string) profile.Token {
 	return token
 }
 
-// loopbackJar keeps cookies as browsers do, for whom a loopback address is as good as TLS.
-type loopbackJar struct{ *cookiejar.Jar }
-
-func (j loopbackJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
-	for _, c := range cookies {
-		c.Secure = false
-	}
-	j.Jar.SetCookies(u, cookies)
-}
-
-var formAction = regexp.MustCompile(`<form[^>]* action="([^"]+)"`)
-
-// fillIn stands for the browser and the person before it: it opens the page, sends its form, and follows the way back to the
-// client.
-func (r realm) fillIn(page, user string) error {
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		return err
-	}
-	browser := *r.http
-	browser.Jar = loopbackJar{jar}
-	resp, err := browser.Get(page)
-	if err != nil {
-		return err
-	}
-	body, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	form := formAction.FindSubmatch(body)
-	if err != nil || form == nil {
-		return errors.Join(err, errors.New("no form: "+resp.Status))
-	}
-	resp, err = browser.PostForm(html.UnescapeString(string(form[1])), url.Values{"username": {user}, "password": {passwords[user]}})
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK || resp.Request.URL.Path != "/callback" {
-		return errors.New("the login ended at " + resp.Request.URL.Path + " with " + resp.Status)
-	}
-	return nil
-}
-
 // TestBrowserLogin signs a person in with code and PKCE, and uses the gateway as that person.
 func TestBrowserLogin(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	m := newTerminal(t, r)
 	m.must("admin@test", "gateway", "add", "http://"+d.address, "--name", "kc", "--oidc-issuer", "auto", "--oidc-scopes", "openshell:all")
@@ -166,7 +121,7 @@ func TestBrowserLogin(t *testing.T) {
 // TestBrowserLoginOverTLS is the same where the gateway shows a certificate of its own authority.
 func TestBrowserLoginOverTLS(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := openTLS(t, r)
 	m := newTerminal(t, r)
 	m.must("user@test", "gateway", "add", "https://"+d.address, "--name", "kc", "--ca", d.tls.ca, "--oidc-issuer", "auto", "--oidc-scopes", "openshell:all")
@@ -176,7 +131,7 @@ func TestBrowserLoginOverTLS(t *testing.T) {
 // TestRenewal has the client renew tokens that live for five seconds, until the session is ended.
 func TestRenewal(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	m := newTerminal(t, r)
 	m.must("user-b@test", "gateway", "add", "http://"+d.address, "--name", "kc", "--oidc-issuer", "auto",
@@ -188,7 +143,7 @@ func TestRenewal(t *testing.T) {
 		t.Error("a token that is about to expire was not renewed")
 	}
 	sid, _ := part(t, second.AccessToken, 1)["sid"].(string)
-	r.admin(t, http.MethodDelete, "/"+r.name+"/sessions/"+sid, nil, nil)
+	r.admin(t, http.MethodDelete, "/"+r.Name+"/sessions/"+sid, nil, nil)
 	eventually(t, "the ended session noticed", func() error {
 		code, _, errOut := m.run("", "sandbox", "list")
 		if code == 0 {
@@ -204,10 +159,10 @@ func TestRenewal(t *testing.T) {
 // TestMachineLogin signs a program in, with a secret and without a browser.
 func TestMachineLogin(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	m := newTerminal(t, r)
-	m.env["OPENSHELL_OIDC_CLIENT_SECRET"] = machineSecret
+	m.env["OPENSHELL_OIDC_CLIENT_SECRET"] = keycloak.MachineSecret
 	m.must("", "gateway", "add", "http://"+d.address, "--name", "kc", "--oidc-issuer", "auto", "--oidc-client-id", "openshell-ci")
 	m.must("", "sandbox", "list")
 	if out := m.must("", "whoami"); !strings.Contains(out, "service-account-openshell-ci") {

@@ -19,6 +19,7 @@ import (
 
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/gateway/config"
+	"sallyport.dev/sallyport/test/keycloak"
 )
 
 // TestOutage takes the provider away from gateways that serve, that start, and that are asked about unknown keys. It has a
@@ -26,11 +27,11 @@ import (
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	s := own(t, "--https")
-	r := s.realm()
+	r := realm{s.Realm()}
 	d := openTLS(t, r, "--oidc-jwks-ttl", "10")
 	d.tenCases(t, signIn(t, r, "openshell-cli", "openshell-ci"), "openshell-admin")
 	// Both servers were made from one database and have the same keys, so that the issuer alone tells them apart.
-	d.wantOut("a token of another server", keycloak(t).password(t, "openshell-cli", "admin@test", everything).Access, "TOKEN_ISSUER")
+	d.wantOut("a token of another server", sharedRealm(t).password(t, "openshell-cli", "admin@test", everything).Access, "TOKEN_ISSUER")
 	// What the callers present while the server is away, none of it seen by the gateway before.
 	var unseen []string
 	for range 20 {
@@ -43,7 +44,7 @@ func TestOutage(t *testing.T) {
 
 	l := d.load(append([]string{known}, unseen[:len(unseen)/2]...))
 	l.wait(t, callers)
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	l.wait(t, 3*callers)
@@ -66,7 +67,7 @@ func TestOutage(t *testing.T) {
 		if ready.Status == "healthy" || !strings.HasPrefix(unhealthy, "oidc") || strings.Count(unhealthy, ";") != 1 {
 			return fmt.Errorf("%s: %s", ready.Status, unhealthy)
 		}
-		if !strings.Contains(unhealthy, config.DefaultIssuer) && !strings.Contains(unhealthy, r.issuer()) {
+		if !strings.Contains(unhealthy, config.DefaultIssuer) && !strings.Contains(unhealthy, r.Issuer()) {
 			t.Errorf("readiness does not name the issuer that is missing: %q", unhealthy)
 		}
 		return nil
@@ -76,12 +77,12 @@ func TestOutage(t *testing.T) {
 	}
 	d.waitReady()
 
-	if err := s.start(); err != nil {
+	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
 	late.waitReady()
 	late.wantIn("a token from before the outage, at the late gateway", known)
-	renewed, err := r.grant(url.Values{"grant_type": {"refresh_token"}, "client_id": {"openshell-cli"}, "refresh_token": {session}})
+	renewed, err := r.Grant(t.Context(), url.Values{"grant_type": {"refresh_token"}, "client_id": {"openshell-cli"}, "refresh_token": {session}})
 	if err != nil {
 		t.Errorf("the session did not outlive the restart: %v", err)
 	} else {
@@ -97,13 +98,13 @@ func TestOutage(t *testing.T) {
 
 // frozen checks that a server that accepts connections and never answers holds up those with an unknown key only, and
 // these not for long.
-func frozen(t *testing.T, s *server, d *door, known, unseen string) {
+func frozen(t *testing.T, s *keycloak.Server, d *door, known, unseen string) {
 	t.Helper()
-	if err := s.freeze(); err != nil {
+	if err := s.Freeze(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := s.thaw(); err != nil {
+		if err := s.Thaw(); err != nil {
 			t.Error(err)
 		}
 	}()

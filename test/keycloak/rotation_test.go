@@ -11,7 +11,7 @@ import (
 // TestRotation rotates a realm's keys under a gateway that is never restarted.
 func TestRotation(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t).small(t, "rotation")
+	r := sharedRealm(t).small(t, "rotation")
 	f := newFront(t, r)
 	// The shortest time between refreshes, so that a key that is withdrawn is noticed within the test.
 	d := open(t, r, append(f.discovery(r), "--oidc-scopes-claim", "", "--oidc-jwks-ttl", "10")...)
@@ -39,7 +39,7 @@ func TestRotation(t *testing.T) {
 // tokens whose key does not exist.
 func TestRotationAtOnce(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t).small(t, "rotation-at-once")
+	r := sharedRealm(t).small(t, "rotation-at-once")
 	f := newFront(t, r)
 	d := open(t, r, append(f.discovery(r), "--oidc-scopes-claim", "")...)
 	d.wantIn("the first key", r.machine(t, machineClient))
@@ -75,7 +75,7 @@ func TestRotationAtOnce(t *testing.T) {
 // TestKeysDeleted takes all keys away: a real empty set must not replace a good one.
 func TestKeysDeleted(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t).small(t, "deleted")
+	r := sharedRealm(t).small(t, "deleted")
 	f := newFront(t, r)
 	d := open(t, r, append(f.discovery(r), "--oidc-scopes-claim", "", "--oidc-jwks-ttl", "10")...)
 	token := r.machine(t, machineClient)
@@ -102,7 +102,7 @@ func TestKeysDeleted(t *testing.T) {
 // TestForeignKey adds a key of a kind that the gateway does not know; it spoils neither the others nor itself.
 func TestForeignKey(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t).small(t, "foreign")
+	r := sharedRealm(t).small(t, "foreign")
 	r.addKey(t, component{"name": "ed448", "providerId": "eddsa-generated", "config": map[string]any{
 		"priority": []any{"50"}, "eddsaEllipticCurveKey": []any{"Ed448"},
 	}})
@@ -116,11 +116,11 @@ func TestForeignKey(t *testing.T) {
 // TestDisabledRealm: Keycloak still publishes the keys of a realm that it has shut. Tokens are good until they expire.
 func TestDisabledRealm(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t).small(t, "shut")
+	r := sharedRealm(t).small(t, "shut")
 	d := open(t, r, "--oidc-scopes-claim", "")
 	token := r.machine(t, machineClient)
-	r.admin(t, "PUT", "/"+r.name, map[string]any{"enabled": false}, nil)
-	if _, err := r.tryMachine(machineClient); err == nil {
+	r.admin(t, "PUT", "/"+r.Name, map[string]any{"enabled": false}, nil)
+	if _, err := r.Program(t.Context(), machineClient); err == nil {
 		t.Error("a disabled realm issues tokens")
 	}
 	d.wantIn("a token from before", token)
@@ -130,14 +130,14 @@ func TestDisabledRealm(t *testing.T) {
 // TestRealmRecreated makes the realm anew, with other keys under the same issuer.
 func TestRealmRecreated(t *testing.T) {
 	t.Parallel()
-	shared := keycloak(t)
+	shared := sharedRealm(t)
 	r := shared.small(t, "recreated")
 	d := open(t, r, "--oidc-scopes-claim", "", "--oidc-jwks-ttl", "10")
 	old := r.machine(t, machineClient)
 	d.wantIn("the old realm", old)
-	r.admin(t, "DELETE", "/"+r.name, nil, nil)
+	r.admin(t, "DELETE", "/"+r.Name, nil, nil)
 	d.wantIn("without its realm", old)
-	shared.create(t, r.name)
+	shared.create(t, r.Name)
 	fresh := r.machine(t, machineClient)
 	began := time.Now()
 	eventually(t, "the new realm's key known", func() error { return d.list(fresh) })

@@ -19,7 +19,7 @@ import (
 // TestAlgorithms has Keycloak sign with every algorithm that it signs with and a published key can vouch for.
 func TestAlgorithms(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	narrow := open(t, r, "--oidc-algorithms", "ES256,EdDSA")
 	for _, algorithm := range []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"} {
@@ -43,11 +43,11 @@ func TestAlgorithms(t *testing.T) {
 // TestTokensOfOtherKinds presents what the token endpoint returns beside the access token.
 func TestTokensOfOtherKinds(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	got := r.password(t, "openshell-cli", "admin@test", everything)
 	d.wantIn("access token", got.Access)
-	if claims := part(t, got.ID, 1); claims["aud"] != audience || claims["iss"] != r.issuer() || claims["realm_access"] == nil {
+	if claims := part(t, got.ID, 1); claims["aud"] != audience || claims["iss"] != r.Issuer() || claims["realm_access"] == nil {
 		t.Fatalf("the ID token is refused for less than its kind: %v", claims)
 	}
 	d.wantOut("ID token", got.ID, "TOKEN_KIND")
@@ -60,7 +60,7 @@ func TestTokensOfOtherKinds(t *testing.T) {
 // TestRefusals presents access tokens with a good signature that are not for this gateway or say too little.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	for _, c := range []struct{ client, reason string }{
 		{"openshell-cli-noaud", "TOKEN_AUDIENCE"},
@@ -81,7 +81,7 @@ func TestRefusals(t *testing.T) {
 // TestOtherRealm presents tokens that the same server signed for another realm.
 func TestOtherRealm(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	d.wantOut("the server's administrator", r.sibling("master").password(t, "admin-cli", "admin", "").Access, "TOKEN_ISSUER")
 	other := r.small(t, "other")
@@ -93,7 +93,7 @@ func TestOtherRealm(t *testing.T) {
 // TestExpiry uses tokens that live for five seconds; clocks may differ by a minute more.
 func TestExpiry(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r)
 	token := r.password(t, "openshell-cli-short", "user@test", everything).Access
 	d.wantIn("a fresh token", token)
@@ -119,7 +119,7 @@ func TestExpiry(t *testing.T) {
 // TestTenants binds gateways to tenants whose users all get tokens with both audiences.
 func TestTenants(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	scope := everything + " groups"
 	alice, bob := r.password(t, "shared-cli", "alice", scope).Access, r.password(t, "shared-cli", "bob", scope).Access
 	if aud, ok := part(t, alice, 1)["aud"].([]any); !ok || len(aud) != 2 {
@@ -146,13 +146,13 @@ type front struct {
 
 func newFront(t *testing.T, r realm) *front {
 	t.Helper()
-	target, err := url.Parse(r.base)
+	target, err := url.Parse(r.Base)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &front{}
 	proxy := &httputil.ReverseProxy{
-		Transport: r.http.Transport,
+		Transport: r.HTTP.Transport,
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
 			p.Out.Header.Del("Accept-Encoding")
@@ -165,8 +165,8 @@ func newFront(t *testing.T, r realm) *front {
 			if err != nil {
 				return err
 			}
-			here := strconv.Quote(f.url + "/realms/" + r.name + "/protocol/openid-connect/certs")
-			body = bytes.ReplaceAll(body, []byte(strconv.Quote(r.endpoint("certs"))), []byte(here))
+			here := strconv.Quote(f.url + "/realms/" + r.Name + "/protocol/openid-connect/certs")
+			body = bytes.ReplaceAll(body, []byte(strconv.Quote(r.Endpoint("certs"))), []byte(here))
 			resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 			resp.Header.Set("Content-Length", strconv.Itoa(len(body)))
 			return nil
@@ -185,5 +185,5 @@ func newFront(t *testing.T, r realm) *front {
 
 // discovery is the flag that leads a gateway here.
 func (f *front) discovery(r realm) []string {
-	return []string{"--oidc-discovery-url", f.url + "/realms/" + r.name + "/.well-known/openid-configuration"}
+	return []string{"--oidc-discovery-url", f.url + "/realms/" + r.Name + "/.well-known/openid-configuration"}
 }

@@ -42,7 +42,7 @@ func (d *door) add(ctx context.Context, token, workspace, subject string, role o
 // TestTenCasesWithWorkspaces are the cases as the newer generation has them: roles alone let nobody in, membership does.
 func TestTenCasesWithWorkspaces(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	for _, port := range []struct {
 		name string
 		open func(*testing.T, realm, ...string) *door
@@ -52,13 +52,13 @@ func TestTenCasesWithWorkspaces(t *testing.T) {
 			d := port.open(t, r, workspaces...)
 			p := signIn(t, r, "openshell-cli", "openshell-ci")
 			ctx := t.Context()
-			for what, token := range map[string]string{"the user": p.user, "the machine": p.machine} {
+			for what, token := range map[string]string{"the user": p.User, "the machine": p.Machine} {
 				subject := part(t, token, 1)["sub"].(string)
 				err := d.list(token)
 				wantDenied(t, what+" before it is a member", err, fmt.Sprintf(memberText, "default"))
 				wantDenied(t, what+" before it is a member", err, remedy("default", subject, "user"))
 				wantDenied(t, what+" makes a provider before it is a member", createProvider(as(ctx, token), d.client), "")
-				wantOK(t, "add "+what, d.add(ctx, p.admin, "default", subject, openshellpb.WorkspaceRole_WORKSPACE_ROLE_USER))
+				wantOK(t, "add "+what, d.add(ctx, p.Admin, "default", subject, openshellpb.WorkspaceRole_WORKSPACE_ROLE_USER))
 			}
 			d.tenCases(t, p, fmt.Sprintf(adminText, "default"))
 		})
@@ -68,7 +68,7 @@ func TestTenCasesWithWorkspaces(t *testing.T) {
 // TestWorkspace walks through a workspace with somebody outside, a user and an administrator in it, and the platform's.
 func TestWorkspace(t *testing.T) {
 	t.Parallel()
-	r := keycloak(t)
+	r := sharedRealm(t)
 	d := open(t, r, workspaces...)
 	const name = "e2e-authz-test"
 	ctx := t.Context()

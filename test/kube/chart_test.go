@@ -1,0 +1,161 @@
+//go:build linux
+
+package kube_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"sallyport.dev/sallyport/test/keycloak"
+)
+
+// TestChart installs the chart once and works with it, then takes away one part after another.
+func TestChart(t *testing.T) {
+	t.Parallel()
+	r := install(t, "")
+	t.Run("ten cases", r.tenCases)
+	admin := r.signedIn(t, "admin@test")
+	t.Run("main job", func(t *testing.T) { r.mainJob(t, admin) })
+	t.Run("many bytes", func(t *testing.T) { r.manyBytes(t, admin) })
+	t.Run("image missing", func(t *testing.T) { r.imageMissing(t, admin) })
+	t.Run("quota exceeded", func(t *testing.T) { r.quotaExceeded(t, admin) })
+	t.Run("pod evicted", func(t *testing.T) { r.podEvicted(t, admin) })
+	t.Run("driver killed", func(t *testing.T) { r.driverKilled(t, admin) })
+	t.Run("gateway killed", func(t *testing.T) { r.gatewayKilled(t, admin) })
+	t.Run("upgrade", func(t *testing.T) { r.upgrade(t, admin) })
+}
+
+// tenCases are those of the contract, with the gateway in the cluster.
+func (r *release) tenCases(t *testing.T) {
+	callers, err := r.realm.SignIn(t.Context(), keycloak.People, keycloak.Machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := r.dial(t)
+	for _, c := range keycloak.Cases(callers, "openshell-admin") {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := c.Check(ctx, client); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}
+}
+
+// mainJob is what the product is for: a credential from Keycloak in a sandbox that is a pod.
+func (r *release) mainJob(t *testing.T, m *terminal) {
+	if out := m.must(t, "whoami"); !strings.Contains(out, "admin@test") {
+		t.Errorf("whoami printed %s", out)
+	}
+	m.must(t, "provider", "create", "--name", "demo", "--type", "generic", "--driver-credential", "DEMO_TOKEN="+credential)
+	out := m.must(t, "sandbox", "create", "--name", "job", "--provider", "demo", "--no-tty", "--", "sh", "-c", `echo "token=$DEMO_TOKEN"`)
+	_, token, _ := strings.Cut(out, "token=")
+	if err := r.wantMachine(strings.TrimSpace(token)); err != nil {
+		t.Errorf("the credential in the sandbox: %v", err)
+	}
+	if out := m.must(t, "sandbox", "list"); !strings.Contains(out, "job") {
+		t.Errorf("sandbox list printed %s", out)
+	}
+	pod := r.podOf(t, "job")
+	if pod == "" {
+		t.Fatal("the sandbox has no pod")
+	}
+	if got := r.in(t, "get", "pod", pod, "-o", "jsonpath={.status.phase}"); got != "Running" {
+		t.Errorf("the pod is %s", got)
+	}
+	for _, c := range []struct {
+		command   string
+		code      int
+		out, errs string
+	}{
+		{"echo out; echo err >&2", 0, "out\n", "err\n"},
+		{"exit 7", 7, "", ""},
+		{"kill -9 $$", 137, "", ""},
+	} {
+		e := m.run(t, nil, "", "sandbox", "exec", "-n", "job", "--no-tty", "--", "sh", "-c", c.command)
+		if e.code != c.code || e.out != c.out || !strings.Contains(e.errOut, c.errs) {
+			t.Errorf("%s: exit code %d, output %q, errors %q, want %d, %q, %q", c.command, e.code, e.out, e.errOut, c.code, c.out, c.errs)
+		}
+	}
+	m.must(t, "sandbox", "delete", "job")
+	r.waitNoPod(t, "job")
+	if out := m.must(t, "sandbox", "list"); strings.Contains(out, "job") {
+		t.Errorf("after its end sandbox list printed %s", out)
+	}
+	m.must(t, "provider", "delete", "demo")
+}
+
+// wantMachine checks that a token is one that Keycloak gives to the credential's client. The token itself is not shown.
+func (r *release) wantMachine(token string) error {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return fmt.Errorf("it has %d parts", len(parts))
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return err
+	}
+	var claims struct {
+		Issuer string `json:"iss"`
+		Client string `json:"azp"`
+	}
+	if err := json.Unmarshal(raw, &claims); err != nil {
+		return err
+	}
+	if claims.Issuer != r.realm.Issuer() || claims.Client != keycloak.Machine {
+		return fmt.Errorf("it is of %s for %s", claims.Issuer, claims.Client)
+	}
+	return nil
+}
+
+// create makes a sandbox that stays, and deletes it with the test.
+func (r *release) create(t *testing.T, m *terminal, name string, args ...string) {
+	t.Helper()
+	m.must(t, append([]string{"sandbox", "create", "--name", name, "--no-tty", "--timeout", "120"}, append(args, "--", "true")...)...)
+	r.deleteWith(t, m, name)
+}
+
+// deleteWith deletes a sandbox when the test ends.
+func (r *release) deleteWith(t *testing.T, m *terminal, name string) {
+	t.Cleanup(func() {
+		if t.Failed() {
+			return // what is left of it goes with the namespace, after it was written down
+		}
+		if e := m.run(t, nil, "", "sandbox", "delete", name); e.code != 0 {
+			t.Errorf("delete %s: %s", name, e.errOut)
+		}
+	})
+}
+
+// sh runs a command line in a sandbox, which has to succeed.
+func (m *terminal) sh(t *testing.T, sandbox, command string) string {
+	t.Helper()
+	return m.must(t, "sandbox", "exec", "-n", sandbox, "--no-tty", "--", "sh", "-c", command)
+}
+
+// waitPhase waits for a sandbox's phase, and for a reason unless it is empty. It returns what is shown then.
+func (m *terminal) waitPhase(t *testing.T, sandbox, phase, reason string) shown {
+	t.Helper()
+	var s shown
+	eventually(t, "sandbox "+sandbox+" "+phase+" "+reason, func() error {
+		if s = m.get(t, sandbox); !strings.EqualFold(s.phase, phase) || !strings.Contains(s.text, reason) {
+			return errors.New(s.text)
+		}
+		return nil
+	})
+	return s
+}
+
+func (r *release) waitNoPod(t *testing.T, sandbox string) {
+	t.Helper()
+	eventually(t, "the pod of "+sandbox+" is gone", func() error {
+		if pod := r.podOf(t, sandbox); pod != "" {
+			return errors.New(pod)
+		}
+		return nil
+	})
+}
