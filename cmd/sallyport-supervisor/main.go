@@ -14,10 +14,14 @@ import (
 	"sallyport.dev/sallyport/internal/supervisor"
 	"sallyport.dev/sallyport/internal/supervisor/env"
 	"sallyport.dev/sallyport/internal/supervisor/process"
+	"sallyport.dev/sallyport/internal/supervisor/seed"
 )
 
 // sftpArgument makes this program serve one file transfer session; the supervisor starts itself with it.
 const sftpArgument = "serve-sftp"
+
+// seedArgument makes this program fill a workspace from the image and end, as a pod does before its main container.
+const seedArgument = "seed"
 
 const usage = `sallyport-supervisor connects a sandbox to its gateway.
 
@@ -27,6 +31,8 @@ Usage:
       the documentation for all variables. --workdir is another way to say SALLYPORT_WORKDIR.
   sallyport-supervisor copy-self DEST
       Copy this program to a file, or into a folder under the name by which it was called, and end.
+  sallyport-supervisor seed FROM TO
+      Copy what is in one folder into another, unless that was done before, and end.
 `
 
 func main() {
@@ -56,6 +62,12 @@ func run(ctx context.Context, words []string, stdout, stderr io.Writer) int {
 			return 1
 		}
 		fmt.Fprintln(stdout, to)
+		return 0
+	case len(args) == 3 && args[0] == seedArgument:
+		if err := seed.Tree(args[1], args[2], stderr); err != nil {
+			fmt.Fprintln(stderr, "sallyport-supervisor:", err)
+			return 1
+		}
 		return 0
 	case len(args) == 1 && args[0] == sftpArgument:
 		if err := supervisor.SFTP(); err != nil {
