@@ -97,7 +97,8 @@ func (a *app) sandboxExecCommand() *cobra.Command {
 func (a *app) execute(ctx context.Context, s *session, sb *openshellpb.Sandbox, command []string, f execFlags) error {
 	name := sb.GetMetadata().GetName()
 	if phase := phaseOf(sb); phase != openshellpb.SandboxPhase_SANDBOX_PHASE_READY {
-		return failure(fmt.Sprintf("wait for it, see `sallyport sandbox get %s`", name),
+		reason, _ := reasonOf(sb)
+		return failure(orWord(advice(reason, name), fmt.Sprintf("wait for it, see `sallyport sandbox get %s`", name)),
 			"sandbox '%s' is not ready (phase: %s)", name, phaseWord(phase))
 	}
 	env, err := pairsOf("env", f.env, nil)
