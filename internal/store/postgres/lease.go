@@ -51,7 +51,7 @@ func (d *DB) acquireLease(ctx context.Context) error {
 // findSchema returns the schema that new tables go to. It makes it if the URL names one that is not there.
 func (d *DB) findSchema(ctx context.Context, s *session) (schemaName, error) {
 	name := firstSchema(d.cfg.ConnConfig.RuntimeParams["search_path"])
-	if s.backend.schema == "" && name != "" {
+	if name != "" && s.backend.schema != name {
 		if _, err := s.conn.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS `+pgx.Identifier{name}.Sanitize()); err != nil {
 			return schemaName{}, fmt.Errorf("create the schema %q: %w", name, err)
 		}

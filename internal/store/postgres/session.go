@@ -163,6 +163,9 @@ func (d *DB) sharesServer(ctx context.Context, s *session) (shares bool, err err
 	}
 	defer func() { err = errors.Join(err, other.close()) }()
 	tx, err := other.conn.Begin(ctx)
+	if codeOf(err) != "" {
+		return true, nil // It deals out connections for each statement, and refuses transactions.
+	}
 	if err != nil {
 		return false, err
 	}

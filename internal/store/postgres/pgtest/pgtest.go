@@ -334,6 +334,15 @@ func (s *Server) Exec(database string, statements ...string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
+// RequirePasswords lets nobody but the superuser in without a password from now on.
+func (s *Server) RequirePasswords() error {
+	rules := "local all " + superuser + " trust\nlocal all all scram-sha-256\n"
+	if err := os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte(rules), 0o600); err != nil {
+		return err
+	}
+	return s.Exec("postgres", "SELECT pg_reload_conf()")
+}
+
 // Query calls row for each row of a query as superuser, with a function that scans it.
 func (s *Server) Query(ctx context.Context, database, query string, row func(scan func(...any) error) error) error {
 	conn, err := pgx.Connect(ctx, s.URL(database))
