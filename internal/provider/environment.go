@@ -191,7 +191,7 @@ func (s *Service) add(env *Environment, p attached, key string, tokens map[strin
 		}
 	} else {
 		var err error
-		if value, err = s.sealer.open(p.object.ID, p.object.Workspace, key, row.Sealed); err != nil {
+		if value, _, err = s.sealer.open(p.object.ID, p.object.Workspace, key, row); err != nil {
 			env.Failures = append(env.Failures, Failure{Origin: origin, Key: key, Err: fault.Wrap(err, fault.Internal,
 				"CREDENTIAL_UNREADABLE", "stored credential '%s' of provider '%s' cannot be decrypted", key, p.object.Name).
 				WithNext("restore the gateway's encryption key, or set the credential again")})

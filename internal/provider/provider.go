@@ -73,12 +73,14 @@ type record struct {
 	ExpiresAtMS map[string]int64     `json:"expiresAtMs,omitempty"`
 }
 
-// secretRow is one credential at rest: exactly one field is set.
+// secretRow is one credential at rest: either a reference, or an encrypted literal.
 type secretRow struct {
 	// Reference is the name of a driver credential.
 	Reference string `json:"reference,omitempty"`
 	// Sealed is an encrypted literal.
 	Sealed []byte `json:"sealed,omitempty"`
+	// Key is the id of the key that Sealed was encrypted with; earlier versions wrote none.
+	Key string `json:"key,omitempty"`
 }
 
 type recordKey struct{}

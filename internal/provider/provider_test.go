@@ -65,13 +65,17 @@ func (f *fakeDriver) List(context.Context) ([]credentials.Info, error) { return 
 // house is a service on a real database that can be closed and opened again.
 type house struct {
 	*provider.Service
-	t      *testing.T
-	path   string
-	key    []byte
+	t    *testing.T
+	path string
+	key  []byte
+	// old and lost are the options of the same kind.
+	old    [][]byte
+	lost   bool
 	driver *fakeDriver
 	users  []string
 	logs   *bytes.Buffer
 	now    time.Time
+	store  *store.Store
 	close  func()
 }
 
@@ -88,6 +92,14 @@ func newHouse(t *testing.T) *house {
 
 func (h *house) open() {
 	h.t.Helper()
+	if err := h.tryOpen(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// tryOpen is open for keys that may be refused.
+func (h *house) tryOpen() error {
+	h.t.Helper()
 	logger := slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	db, err := sqlite.Open(h.t.Context(), "sqlite:"+h.path)
 	if err != nil {
@@ -100,13 +112,12 @@ func (h *house) open() {
 	r := credential.NewResolver(credential.Options{Driver: h.driver, Logger: logger})
 	h.close = func() { r.Close(); st.Close() }
 	h.Service, err = provider.New(provider.Options{
-		Store: st, Resolver: r, Key: h.key, Logger: logger,
+		Store: st, Resolver: r, Key: h.key, OldKeys: h.old, AcceptLost: h.lost, Logger: logger,
 		InUse: func(string, string) []string { return h.users }, Now: func() time.Time { return h.now },
 		Access: everybody{}, Use: everywhere,
 	})
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	h.store = st
+	return err
 }
 
 func (h *house) create(name string, creds map[string]string) *provider.Provider {
@@ -541,6 +552,11 @@ func TestSecretsAtRest(t *testing.T) {
 	}
 
 	h.key = bytes.Repeat([]byte{8}, provider.KeySize)
+	if err := h.tryOpen(); err == nil || !strings.Contains(err.Error(), "2 stored credentials are encrypted with the key") {
+		t.Errorf("another key: %v", err)
+	}
+	h.close()
+	h.lost = true
 	h.open()
 	e = h.env("gh")
 	if len(e.Failures) != 2 || e.Failures[0].Err.Reason != "CREDENTIAL_UNREADABLE" || e.Values["R"] == "" {

@@ -51,13 +51,18 @@ type Access interface {
 	PlatformAdmin(p *principal.Principal) error
 }
 
-// Options are what a Service is made of. All fields but Now are required; without Access no user may do anything.
+// Options are what a Service is made of. Key, Store, Resolver, Logger, InUse and Use are required; without Access no user
+// may do anything.
 type Options struct {
 	Store    *store.Store
 	Resolver Resolver
 	// Key encrypts literal credentials at rest: KeySize secret bytes that live as long as the database.
-	Key    []byte
-	Logger *slog.Logger
+	Key []byte
+	// OldKeys only decrypt: what they encrypted is read, and encrypted anew by Reseal.
+	OldKeys [][]byte
+	// AcceptLost lets a Service open although there are literals that no key decrypts.
+	AcceptLost bool
+	Logger     *slog.Logger
 	// InUse returns the names of the sandboxes that use a provider.
 	InUse func(workspace, name string) []string
 	// Now is the clock; nil is the system's.
@@ -84,12 +89,12 @@ type Service struct {
 	attaching sync.RWMutex
 }
 
-// New returns a Service.
+// New returns a Service. It writes nothing, and fails where stored literals were encrypted with none of the keys.
 func New(o Options) (*Service, error) {
 	if o.Store == nil || o.Resolver == nil || o.Logger == nil || o.InUse == nil || o.Use == nil {
 		return nil, errors.New("set up providers: store, resolver, logger, the users of providers and workspaces are required")
 	}
-	sealer, err := newSealer(o.Key)
+	sealer, err := newSealer(o.Key, o.OldKeys)
 	if err != nil {
 		return nil, fmt.Errorf("set up providers: %w", err)
 	}
@@ -99,10 +104,14 @@ func New(o Options) (*Service, error) {
 	if o.Access == nil {
 		o.Access = &authz.Current{}
 	}
-	return &Service{
+	s := &Service{
 		store: o.Store, resolver: o.Resolver, sealer: sealer, log: o.Logger, inUse: o.InUse, now: o.Now,
 		access: o.Access, use: o.Use,
-	}, nil
+	}
+	if err := s.checkKeys(); err != nil && !o.AcceptLost {
+		return nil, fmt.Errorf("set up providers: %w", err)
+	}
+	return s, nil
 }
 
 // Create stores a new provider for an administrator of the workspace. ID, version and times of p are ignored; an empty
@@ -319,7 +328,7 @@ func (s *Service) setCredentials(o *store.Object, r *record, values map[string]s
 		case is:
 			r.Credentials[k] = secretRow{Reference: ref.Name}
 		default:
-			r.Credentials[k] = secretRow{Sealed: s.sealer.seal(o.ID, o.Workspace, k, v)}
+			r.Credentials[k] = s.sealer.seal(o.ID, o.Workspace, k, v)
 		}
 	}
 	return nil
