@@ -31,6 +31,12 @@ var found = sync.OnceValues(findHelm)
 // helm runs Helm and returns what it prints. Without Helm the test is skipped, loudly, or fails.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
+	return helmWith(t, "", args...)
+}
+
+// helmWith is helm with something on its standard input.
+func helmWith(t *testing.T, input string, args ...string) (string, error) {
+	t.Helper()
 	binary, err := found()
 	switch {
 	case err == nil:
@@ -42,6 +48,7 @@ func helm(t *testing.T, args ...string) (string, error) {
 	home := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), binary, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HELM_CACHE_HOME=" + home, "HELM_CONFIG_HOME=" + home, "HELM_DATA_HOME=" + home}
+	cmd.Stdin = strings.NewReader(input)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
@@ -112,16 +119,12 @@ func (r release) render(t *testing.T) (string, error) {
 		args = append(args, "--values", file)
 	}
 	if r.text != "" {
-		file := filepath.Join(t.TempDir(), "values.yaml")
-		if err := os.WriteFile(file, []byte(r.text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		args = append(args, "--values", file)
+		args = append(args, "--values", "-")
 	}
 	for _, api := range r.apis {
 		args = append(args, "--api-versions", api)
 	}
-	return helm(t, args...)
+	return helmWith(t, r.text, args...)
 }
 
 // must is render for values that are right.
