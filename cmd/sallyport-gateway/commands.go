@@ -23,11 +23,17 @@ type command struct {
 // commands are all of them. A new one is a line here and a file of its own.
 func commands() map[string]command {
 	return map[string]command{
-		"config": {synopsis: "config check|show|schema", short: "check the settings, show what is in force, print the JSON schema", run: configCommand},
+		"backup":   {synopsis: "backup --to PATH", short: "copy the database and its keys while the gateway runs", run: backupCommand},
+		"config":   {synopsis: "config check|show|schema", short: "check the settings, show what is in force, print the JSON schema", run: configCommand},
+		"database": {synopsis: "database check|copy", short: "look at a PostgreSQL database, or copy one database into another", run: databaseCommand},
 		"generate-certs": {
 			synopsis: "generate-certs --output-dir DIR | --server-secret-name NAME ...", short: "make and renew certificates and keys, in a folder or in Secrets of Kubernetes", run: generateCertsCommand,
 		},
-		"keys": {synopsis: "keys list|rotate|retire", short: "look after the keys that sign sandbox tokens", run: keysCommand},
+		"keys": {
+			synopsis: "keys list|rotate|retire|list-credential-keys|rotate-credential-key", short: "look after the keys that sign sandbox tokens and those that encrypt credentials",
+			run: keysCommand,
+		},
+		"restore": {synopsis: "restore --from PATH", short: "check a backup and put it in place", run: restoreCommand},
 	}
 }
 

@@ -22,9 +22,16 @@ const keysUsage = `Usage:
       Make a new key, which signs from now on. A gateway that runs finds it within ten seconds.
   sallyport-gateway keys retire [flags]
       Remove the keys whose tokens must all have ended, the time of recovery included.
+  sallyport-gateway keys list-credential-keys [flags]
+      List the keys that encrypt credentials in the database; the first one encrypts.
+  sallyport-gateway keys rotate-credential-key [flags]
+      Put a new key before those of --credential-key-file or of the state directory. The gateway's next start encrypts
+      everything with it; the older ones stay in the file, to be removed by hand. Keys of a variable or a Secret are
+      changed where they are kept.
 
 The flags are those of the gateway, of which --sandbox-key-dir alone is enough, with --sandbox-token-ttl-secs and
---sandbox-token-recovery-secs for keys retire: see sallyport-gateway --help.
+--sandbox-token-recovery-secs for keys retire; for credential keys --credential-key-file or --state-dir is enough: see
+sallyport-gateway --help.
 `
 
 func keysCommand(_ context.Context, args []string, p process) int {
@@ -32,15 +39,18 @@ func keysCommand(_ context.Context, args []string, p process) int {
 	if len(args) > 0 {
 		name, args = args[0], args[1:]
 	}
+	if credentialCommand, ok := credentialKeyCommands()[name]; ok {
+		return credentialCommand.run(args, p)
+	}
 	do := map[string]func(config.SandboxIdentity, process) error{"list": listKeys, "rotate": rotateKeys, "retire": retireKeys}[name]
 	switch {
 	case name == "-h" || name == "--help" || name == "help":
 		fmt.Fprint(p.stdout, keysUsage)
 		return 0
 	case name == "":
-		return p.fail(exitUsage, errors.New("keys needs one of list, rotate and retire"))
+		return p.fail(exitUsage, errors.New("keys needs one of list, rotate, retire, list-credential-keys and rotate-credential-key"))
 	case do == nil:
-		return p.fail(exitUsage, fmt.Errorf("keys has no command %q; it has list, rotate and retire", name))
+		return p.fail(exitUsage, fmt.Errorf("keys has no command %q; it has list, rotate, retire, list-credential-keys and rotate-credential-key", name))
 	}
 	c, problems, err := config.Check(args, p.env)
 	if err != nil {
