@@ -421,7 +421,12 @@ func (r *rig) ask(method, host, path string, headers ...string) answer {
 
 func (r *rig) askWith(c *http.Client, method, host, path string, body io.Reader, headers ...string) answer {
 	r.tb.Helper()
-	req, err := http.NewRequestWithContext(r.tb.Context(), method, r.scheme()+"://"+host+path, body)
+	return r.askOver(c, r.scheme(), method, host, path, body, headers...)
+}
+
+func (r *rig) askOver(c *http.Client, scheme, method, host, path string, body io.Reader, headers ...string) answer {
+	r.tb.Helper()
+	req, err := http.NewRequestWithContext(r.tb.Context(), method, scheme+"://"+host+path, body)
 	r.must(err)
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
