@@ -57,3 +57,21 @@ func TestCredentialKey(t *testing.T) {
 		}
 	}
 }
+
+// TestServiceLinks starts where a service of Kubernetes has the name of one of our variables.
+func TestServiceLinks(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{
+		"OPENSHELL_DISABLE_TLS": "true", "OPENSHELL_DRIVERS": "external", "OPENSHELL_COMPUTE_DRIVER_SOCKET": "/s", "OPENSHELL_OIDC_ISSUER": "https://i.test",
+		"OPENSHELL_DB_URL": "sqlite:/x/y.db", "HOME": "/nonexistent", "OPENSHELL_SERVER_PORT": "tcp://10.0.0.1:8080", "OPENSHELL_HEALTH_PORT": "udp://10.0.0.1:1",
+	}
+	lookup := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
+	c, problems, err := config.Check([]string{"--port", "18080"}, lookup)
+	if err != nil || len(problems) > 0 || c.Listen.Address.Port() != 18080 || c.Listen.Health.Port() != 0 || len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], "enableServiceLinks") {
+		t.Errorf("%v, %v, %+v", err, problems, c.Warnings)
+	}
+	env["OPENSHELL_SERVER_PORT"] = "8080x"
+	if _, problems, _ := config.Check(nil, lookup); len(problems) != 1 {
+		t.Errorf("another word than a number: %v", problems)
+	}
+}

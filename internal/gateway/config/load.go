@@ -217,10 +217,21 @@ func (v *values) layerEnv() {
 		if s.env == "" {
 			continue
 		}
-		if value, ok := v.env(s.env); ok {
+		value, ok := v.env(s.env)
+		if ok && s.kind == number && isServiceLink(value) {
+			v.warn("%s has no effect: it is a link that Kubernetes sets for a service of that name; set enableServiceLinks to false in the pod", s.env)
+			continue
+		}
+		if ok {
 			v.put(s.name, value, origin{layer: LayerVariable, text: s.env})
 		}
 	}
+}
+
+// isServiceLink tells whether a value is what Kubernetes puts into NAME_PORT for a service called name: such a service may
+// happen to have the name of one of our variables.
+func isServiceLink(value string) bool {
+	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://")
 }
 
 // fail tells of a problem with a setting, at the place that set it. One is told of each: the others follow from it.
