@@ -41,6 +41,21 @@ var (
 func (d *DB) Apply(ctx context.Context, revision uint64, batch []store.Tx) ([]error, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.opts.CommitTimeout)
 	defer cancel()
+	return d.write(ctx, revision, func(ctx context.Context, s *session) ([]error, error) {
+		results, err := d.applyAll(ctx, s, revision, batch)
+		if !errors.Is(err, errRefused) {
+			return results, err
+		}
+		if err = rollback(ctx, s, err); !errors.Is(err, errRefused) {
+			return nil, err
+		}
+		return d.applyEach(ctx, s, revision, batch)
+	})
+}
+
+// write makes one transaction of what fill sends, BEGIN and fence included, and commits it; fill is called again when
+// the connection was lost and nothing was written.
+func (d *DB) write(ctx context.Context, revision uint64, fill func(context.Context, *session) ([]error, error)) ([]error, error) {
 	if err := d.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("wait for the connection: %w (%w)", store.ErrOverloaded, err)
 	}
@@ -59,7 +74,7 @@ func (d *DB) Apply(ctx context.Context, revision uint64, batch []store.Tx) ([]er
 			return nil, classify(err)
 		}
 		var results []error
-		results, err = d.attempt(ctx, s, revision, batch)
+		results, err = d.attempt(ctx, s, revision, fill)
 		if err == nil {
 			d.acked = revision
 			return results, nil
@@ -82,14 +97,8 @@ func (d *DB) Apply(ctx context.Context, revision uint64, batch []store.Tx) ([]er
 }
 
 // attempt sends a batch once. With errCut it returns the results that hold if the batch was committed.
-func (d *DB) attempt(ctx context.Context, s *session, revision uint64, batch []store.Tx) ([]error, error) {
-	results, err := d.applyAll(ctx, s, revision, batch)
-	if errors.Is(err, errRefused) {
-		if err = rollback(ctx, s, err); !errors.Is(err, errRefused) {
-			return nil, err
-		}
-		results, err = d.applyEach(ctx, s, revision, batch)
-	}
+func (d *DB) attempt(ctx context.Context, s *session, revision uint64, fill func(context.Context, *session) ([]error, error)) ([]error, error) {
+	results, err := fill(ctx, s)
 	if err != nil {
 		return nil, rollback(ctx, s, err)
 	}
