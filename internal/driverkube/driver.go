@@ -110,6 +110,21 @@ func (d *Driver) Ready() error {
 	return d.mirror.Ready()
 }
 
+// firstRead is how long a call waits for a driver that has just begun to read the cluster.
+const firstRead = 10 * time.Second
+
+// await is Ready that waits for the driver's first look at the cluster.
+func (d *Driver) await(ctx context.Context) error {
+	if d.Ready() == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstRead)
+	defer cancel()
+	d.spaces.awaitSync(ctx)
+	d.mirror.AwaitSync(ctx)
+	return d.Ready()
+}
+
 // selector selects the objects of this driver, and of one sandbox where an id is given.
 func (d *Driver) selector(id string) string {
 	s := manifest.LabelManagedBy + "=" + manifest.ManagedBy + "," + manifest.LabelGateway + "=" + d.opts.GatewayID

@@ -74,7 +74,7 @@ func (d *Driver) setMode(ctx context.Context, id string, run bool) error {
 
 // stop has the sandbox's pod ended and waits for that; the object and its claims stay.
 func (d *Driver) stop(ctx context.Context, id, name string) error {
-	id, err := d.resolve(id, name)
+	id, err := d.resolve(ctx, id, name)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (d *Driver) stop(ctx context.Context, id, name string) error {
 
 // start has a stopped sandbox run again.
 func (d *Driver) start(ctx context.Context, id, name string) error {
-	id, err := d.resolve(id, name)
+	id, err := d.resolve(ctx, id, name)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ const settle = 5 * time.Second
 // remove deletes a sandbox's object: in the foreground, so that it goes when its pod and its claims are gone. It
 // returns false where there is nothing to delete.
 func (d *Driver) remove(ctx context.Context, id, name string) (bool, error) {
-	id, err := d.resolve(id, name)
+	id, err := d.resolve(ctx, id, name)
 	if fault.Is(err, fault.NotFound) {
 		return false, nil
 	}

@@ -68,15 +68,15 @@ func (d *Driver) own(s *verdict.Sandbox) bool {
 }
 
 // resolve turns the id or, without one, the name of a request into an id.
-func (d *Driver) resolve(id, name string) (string, error) {
+func (d *Driver) resolve(ctx context.Context, id, name string) (string, error) {
 	if id != "" {
 		return id, nil
 	}
 	if name == "" {
 		return "", fault.New(fault.InvalidArgument, "SANDBOX_UNNAMED", "sandbox id or name is required")
 	}
-	if err := d.Ready(); err != nil {
-		return "", err
+	if err := d.await(ctx); err != nil {
+		return "", unavailable(err)
 	}
 	switch ids := d.mirror.Named(name); len(ids) {
 	case 0:
@@ -89,7 +89,7 @@ func (d *Driver) resolve(id, name string) (string, error) {
 
 // get returns a sandbox's snapshot. That there is none is never said from memory.
 func (d *Driver) get(ctx context.Context, id, name string) (*computepb.DriverSandbox, error) {
-	id, err := d.resolve(id, name)
+	id, err := d.resolve(ctx, id, name)
 	if err != nil {
 		return nil, err
 	}

@@ -64,8 +64,8 @@ func (s *Service) GetSandbox(ctx context.Context, req *computepb.GetSandboxReque
 }
 
 // ListSandboxes implements ComputeDriver: all of them, by id; an error while not all are known.
-func (s *Service) ListSandboxes(context.Context, *computepb.ListSandboxesRequest) (*computepb.ListSandboxesResponse, error) {
-	if err := s.driver.Ready(); err != nil {
+func (s *Service) ListSandboxes(ctx context.Context, _ *computepb.ListSandboxesRequest) (*computepb.ListSandboxesResponse, error) {
+	if err := s.driver.await(ctx); err != nil {
 		return nil, s.edge("ListSandboxes", "", unavailable(err))
 	}
 	return &computepb.ListSandboxesResponse{Sandboxes: s.driver.mirror.All()}, nil

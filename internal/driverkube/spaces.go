@@ -41,6 +41,9 @@ type spaces struct {
 	trouble error
 	// ensured holds when a managed namespace was last made or checked.
 	ensured map[string]time.Time
+	// settled is closed once the operator's namespaces are known or cannot be.
+	settled chan struct{}
+	settle  sync.Once
 	// changed is called when the operator's namespaces changed.
 	changed func()
 	// making has one namespace made at a time.
@@ -53,7 +56,7 @@ type served struct {
 }
 
 func newSpaces(d *Driver) *spaces {
-	return &spaces{d: d, known: make(map[string]served), ensured: make(map[string]time.Time)}
+	return &spaces{d: d, known: make(map[string]served), ensured: make(map[string]time.Time), settled: make(chan struct{})}
 }
 
 // accepts tells whether a namespace may hold sandboxes of this driver. Without this rule whoever may make objects in
@@ -87,6 +90,17 @@ func (s *spaces) ready() error {
 	return nil
 }
 
+// awaitSync waits until the operator's namespaces are known or cannot be.
+func (s *spaces) awaitSync(ctx context.Context) {
+	if s.d.opts.WorkspaceMode != Operator {
+		return
+	}
+	select {
+	case <-s.settled:
+	case <-ctx.Done():
+	}
+}
+
 // of returns the namespace of a workspace; with ensure a managed one is there, complete, when it returns.
 func (s *spaces) of(ctx context.Context, workspace string, ensure bool) (string, error) {
 	switch s.d.opts.WorkspaceMode {
@@ -101,13 +115,14 @@ func (s *spaces) of(ctx context.Context, workspace string, ensure bool) (string,
 		}
 		return name, s.ensure(ctx, name, workspace)
 	case Operator:
-		return s.chosen(workspace)
+		return s.chosen(ctx, workspace)
 	}
 	return s.d.opts.Namespace, nil
 }
 
 // chosen finds the one namespace that the operator labelled for a workspace.
-func (s *spaces) chosen(workspace string) (string, error) {
+func (s *spaces) chosen(ctx context.Context, workspace string) (string, error) {
+	s.awaitSync(ctx)
 	if err := s.ready(); err != nil {
 		return "", err
 	}
@@ -261,6 +276,7 @@ func (s *spaces) Listed(epoch uint64) {
 	s.synced, s.trouble = true, nil
 	s.mu.Unlock()
 	s.changed()
+	s.settle.Do(func() { close(s.settled) })
 }
 
 // Watching implements kubeapi.Handler.
@@ -276,6 +292,7 @@ func (s *spaces) Failed(err error) {
 	first := s.trouble == nil
 	s.trouble = err
 	s.mu.Unlock()
+	s.settle.Do(func() { close(s.settled) })
 	if first {
 		s.d.logger.Warn("namespaces cannot be followed; trying again", "error", err)
 	}

@@ -219,8 +219,7 @@ func (m *Mirror) tell(id string) {
 	for w := range m.watchers {
 		w.put(id)
 	}
-	close(m.changed)
-	m.changed = make(chan struct{})
+	m.wake()
 }
 
 // Forget removes a sandbox that is certainly gone.
@@ -258,6 +257,7 @@ func (m *Mirror) listed(epoch uint64) {
 		}
 	}
 	m.streams[streamSandboxes].sync()
+	m.wake()
 	m.mu.Unlock()
 	for _, id := range doubtful {
 		m.c.Verify(id)
@@ -317,6 +317,7 @@ func (m *Mirror) listedPods(epoch uint64) {
 		}
 	}
 	m.streams[streamPods].sync()
+	m.wake()
 }
 
 // Get returns a sandbox, nil if the mirror has none of this id.

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"strings"
 
 	"sallyport.dev/sallyport/internal/driverkube/kubeapi"
@@ -44,6 +45,33 @@ func (m *Mirror) Ready() error {
 	return nil
 }
 
+// AwaitSync waits until sandboxes and pods were read for the first time, or cannot be, or ctx ends.
+func (m *Mirror) AwaitSync(ctx context.Context) {
+	for {
+		m.mu.Lock()
+		done := true
+		for _, s := range m.streams[:streamEvents] {
+			done = done && (s.synced || s.err != nil)
+		}
+		changed := m.changed
+		m.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// wake has waiters look again. The caller holds the mutex.
+func (m *Mirror) wake() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
 // Trouble returns what keeps a stream from being followed, by stream, for logs and metrics.
 func (m *Mirror) Trouble() map[string]error {
 	m.mu.Lock()
@@ -65,6 +93,7 @@ func (m *Mirror) failed(i int, err error) {
 	m.mu.Lock()
 	first := m.streams[i].err == nil
 	m.streams[i].err = err
+	m.wake()
 	m.mu.Unlock()
 	f := fault.From(kubeapi.Explain("follow "+streamNames[i], err))
 	if first {

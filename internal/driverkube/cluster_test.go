@@ -1,0 +1,340 @@
+package driverkube_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"sallyport.dev/sallyport/driverkit/computetest"
+	"sallyport.dev/sallyport/gen/v00/computepb"
+	"sallyport.dev/sallyport/internal/driverkube/kubeapi"
+	"sallyport.dev/sallyport/internal/driverkube/manifest"
+	"sallyport.dev/sallyport/internal/driverkube/verdict"
+)
+
+// Variables that name a real cluster and the image of the supervisor that it has.
+const (
+	kubeconfigVariable = "SALLYPORT_KUBECONFIG"
+	imageVariable      = "SALLYPORT_KUBE_SUPERVISOR_IMAGE"
+	defaultImage       = "localhost/sallyport/supervisor:dev"
+)
+
+var (
+	namespaces = kubeapi.Resource{GroupVersion: "v1", Plural: "namespaces"}
+	accounts   = kubeapi.Resource{GroupVersion: "v1", Plural: "serviceaccounts"}
+	podObjects = kubeapi.Resource{GroupVersion: "v1", Plural: "pods"}
+	claims     = kubeapi.Resource{GroupVersion: "v1", Plural: "persistentvolumeclaims"}
+	quotas     = kubeapi.Resource{GroupVersion: "v1", Plural: "resourcequotas"}
+	boxes      = kubeapi.Resource{GroupVersion: kubeapi.V1Beta1, Plural: "sandboxes"}
+)
+
+type any0 = map[string]any
+
+// cluster is a real one. Tests that need it skip where there is none, and say so.
+func cluster(t testing.TB) (*kubeapi.Client, string) {
+	t.Helper()
+	path := os.Getenv(kubeconfigVariable)
+	if path == "" {
+		t.Skipf("NOT PROVEN: %s names no cluster; make e2e-kube starts one and sets it", kubeconfigVariable)
+	}
+	api, err := kubeapi.New(kubeapi.Config{Kubeconfig: path, UserAgent: "driverkube-test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return api, path
+}
+
+func supervisorImage() string {
+	if image := os.Getenv(imageVariable); image != "" {
+		return image
+	}
+	return defaultImage
+}
+
+// fixture is a driver process with a namespace of its own.
+type fixture struct {
+	t         testing.TB
+	api       *kubeapi.Client
+	namespace string
+	socket    string
+	args      []string
+	cmd       *exec.Cmd
+	output    *bytes.Buffer
+	once      sync.Once
+	conn      *grpc.ClientConn
+}
+
+func random() string {
+	var b [4]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// newNamespace makes a namespace with the sandboxes' service account, and sees to its end.
+func newNamespace(t testing.TB, api *kubeapi.Client, labels map[string]string) string {
+	t.Helper()
+	name := "driver-test-" + random()
+	apply(t, api, namespaces, "", name, any0{"apiVersion": "v1", "kind": "Namespace", "metadata": any0{"name": name, "labels": labels}})
+	apply(t, api, accounts, name, "openshell-sandbox", any0{
+		"apiVersion": "v1", "kind": "ServiceAccount", "metadata": any0{"name": "openshell-sandbox", "namespace": name},
+	})
+	t.Cleanup(func() {
+		if err := api.Delete(context.Background(), namespaces, "", name, kubeapi.Precondition{}, false); err != nil && !kubeapi.IsNotFound(err) {
+			t.Errorf("delete namespace: %v", err)
+		}
+	})
+	return name
+}
+
+func apply(t testing.TB, api *kubeapi.Client, r kubeapi.Resource, namespace, name string, object any) {
+	t.Helper()
+	if _, err := api.Apply(t.Context(), r, namespace, name, "driverkube-test", true, object, nil); err != nil {
+		t.Fatalf("apply %s %s: %v", r, name, err)
+	}
+}
+
+func newFixture(t testing.TB, args ...string) *fixture {
+	t.Helper()
+	api, path := cluster(t)
+	f := &fixture{t: t, api: api, namespace: newNamespace(t, api, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})}
+	// A short name: the socket's address has few bytes.
+	dir, err := os.MkdirTemp("", "sdk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f.socket = filepath.Join(dir, "driver.sock")
+	f.args = append([]string{
+		"driver", "--socket", f.socket, "--kubeconfig", path, "--namespace", f.namespace, "--gateway-id", "gw-" + random(),
+		"--gateway-endpoint", "https://127.0.0.1:1", "--supervisor-image", supervisorImage(), "--default-image", supervisorImage(),
+		"--workspace-storage-size", "0", "--metrics-port", "0",
+	}, args...)
+	f.start()
+	t.Cleanup(f.end)
+	return f
+}
+
+func (f *fixture) start() {
+	f.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.output = &bytes.Buffer{}
+	f.cmd = exec.Command(self, f.args...)
+	f.cmd.Stderr = f.output
+	f.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	if err := f.cmd.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	eventually(f.t, "the driver's socket", func() bool {
+		conn, err := net.Dial("unix", f.socket)
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
+	})
+}
+
+func (f *fixture) kill() {
+	f.t.Helper()
+	if err := f.cmd.Process.Kill(); err != nil {
+		f.t.Fatal(err)
+	}
+	f.cmd.Wait()
+}
+
+func (f *fixture) restart(testing.TB) {
+	f.t.Helper()
+	f.kill()
+	f.start()
+	if f.conn != nil {
+		f.conn.Close()
+	}
+	f.once = sync.Once{}
+}
+
+// end deletes every sandbox and checks that the driver leaves nothing.
+func (f *fixture) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
+	defer func() {
+		if f.t.Failed() {
+			f.t.Logf("driver's log:\n%s", f.output)
+		}
+	}()
+	c := f.client()
+	resp, err := c.ListSandboxes(ctx, &computepb.ListSandboxesRequest{})
+	if err != nil {
+		f.t.Errorf("list at the end: %v", err)
+	}
+	for _, sb := range resp.GetSandboxes() {
+		if _, err := c.DeleteSandbox(ctx, &computepb.DeleteSandboxRequest{SandboxId: sb.GetId()}); err != nil {
+			f.t.Errorf("delete at the end: %v", err)
+		}
+	}
+	f.conn.Close()
+	if err := f.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		f.t.Errorf("stop driver: %v", err)
+	}
+	if err := f.cmd.Wait(); err != nil {
+		f.t.Errorf("driver ended with %v", err)
+	}
+	for _, r := range []kubeapi.Resource{boxes, podObjects, claims} {
+		eventuallyIn(f.t, 90*time.Second, "no "+r.Plural+" left", func() bool {
+			n := 0
+			err := kubeapi.List(ctx, f.api, r, f.namespace, manifest.LabelManagedBy, func(*verdict.Sandbox) { n++ })
+			return err == nil && n == 0
+		})
+	}
+}
+
+func (f *fixture) client() computepb.ComputeDriverClient {
+	f.t.Helper()
+	f.once.Do(func() {
+		conn, err := grpc.NewClient("unix:"+f.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		f.conn = conn
+	})
+	return computepb.NewComputeDriverClient(f.conn)
+}
+
+func (f *fixture) context() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	f.t.Cleanup(cancel)
+	return ctx
+}
+
+// sandbox is an ordinary one with an image.
+func sandbox() *computepb.DriverSandbox {
+	sb := computetest.Sandbox()
+	sb.GetSpec().GetTemplate().Image = supervisorImage()
+	return sb
+}
+
+func (f *fixture) create(sb *computepb.DriverSandbox) {
+	f.t.Helper()
+	if _, err := f.client().CreateSandbox(f.context(), &computepb.CreateSandboxRequest{Sandbox: sb}); err != nil {
+		f.t.Fatalf("create: %v", err)
+	}
+}
+
+func (f *fixture) delete(sb *computepb.DriverSandbox) {
+	f.t.Helper()
+	resp, err := f.client().DeleteSandbox(f.context(), &computepb.DeleteSandboxRequest{SandboxId: sb.GetId()})
+	if err != nil || !resp.GetDeleted() {
+		f.t.Fatalf("delete: %v %v", resp, err)
+	}
+}
+
+// await returns the sandbox's snapshot once ok accepts it.
+func (f *fixture) await(sb *computepb.DriverSandbox, what string, ok func(*computepb.DriverSandbox) bool) *computepb.DriverSandbox {
+	f.t.Helper()
+	var last *computepb.DriverSandbox
+	defer func() {
+		if f.t.Failed() {
+			f.t.Logf("last: %v", last.GetStatus())
+		}
+	}()
+	eventuallyIn(f.t, 60*time.Second, what, func() bool {
+		resp, err := f.client().GetSandbox(f.context(), &computepb.GetSandboxRequest{SandboxId: sb.GetId()})
+		if err != nil {
+			f.t.Fatalf("get: %v", err)
+		}
+		last = resp.GetSandbox()
+		return ok(last)
+	})
+	return last
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	eventuallyIn(t, 20*time.Second, what, ok)
+}
+
+func eventuallyIn(t testing.TB, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(limit)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func find(sb *computepb.DriverSandbox, kind string) *computepb.DriverCondition {
+	for _, c := range sb.GetStatus().GetConditions() {
+		if c.GetType() == kind {
+			return c
+		}
+	}
+	return &computepb.DriverCondition{}
+}
+
+func isReady(sb *computepb.DriverSandbox) bool { return find(sb, "Ready").GetStatus() == "True" }
+
+func hasProblem(word string) func(*computepb.DriverSandbox) bool {
+	return func(sb *computepb.DriverSandbox) bool { return find(sb, "Problem").GetReason() == word }
+}
+
+func TestConformance(t *testing.T) {
+	cluster(t)
+	for name, args := range map[string][]string{
+		"image volume":   {"--supervisor-sideload", "image-volume"},
+		"init container": {"--supervisor-sideload", "init-container"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			computetest.Run(t, func(t *testing.T) computetest.Driver {
+				t.Helper()
+				f := newFixture(t, args...)
+				return computetest.Driver{Socket: f.socket, Restart: f.restart, Timeout: 90 * time.Second}
+			})
+		})
+	}
+}
+
+func TestProblems(t *testing.T) {
+	f := newFixture(t)
+	for name, c := range map[string]struct {
+		change func(*computepb.DriverSandbox)
+		want   string
+	}{
+		"missing image": {func(sb *computepb.DriverSandbox) { sb.Spec.Template.Image = "localhost/sallyport/no-such:dev" }, "ImagePullBackOff"},
+		"image name":    {func(sb *computepb.DriverSandbox) { sb.Spec.Template.Image = "a::b" }, "InvalidImageName"},
+		"too much": {func(sb *computepb.DriverSandbox) {
+			sb.Spec.Template.Resources = &computepb.DriverResourceRequirements{CpuRequest: "10000"}
+		}, "Unschedulable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sb := sandbox()
+			c.change(sb)
+			f.create(sb)
+			got := f.await(sb, c.want, hasProblem(c.want))
+			if message := find(got, "Ready").GetMessage(); !strings.Contains(message, "next: ") {
+				t.Errorf("no next step: %v", got.GetStatus())
+			}
+			f.delete(sb)
+		})
+	}
+}
