@@ -117,15 +117,15 @@ recovery_secs: {{ int64 .Values.server.sandboxJwt.recoverySecs }}
 signing_key_path: /etc/openshell-jwt/signing.pem
 public_key_path: /etc/openshell-jwt/public.pem
 kid_path: /etc/openshell-jwt/kid
-{{- else }}
-key_dir: /var/openshell/sandbox-keys
 {{- end }}
 {{- end -}}
 
 {{- define "sallyport.config.audit" -}}
 {{- $audit := .Values.server.audit -}}
 enabled: {{ $audit.enabled }}
-dir: {{ $audit.dir | default "/var/openshell/audit" | quote }}
+{{- with $audit.dir }}
+dir: {{ . | quote }}
+{{- end }}
 max_bytes: {{ int64 $audit.maxBytes }}
 keep_files: {{ int64 $audit.keepFiles }}
 {{- with $audit.otlpEndpoint }}
@@ -148,6 +148,8 @@ health_bind_address: {{ include "sallyport.address" (dict "root" . "port" .Value
 metrics_bind_address: {{ include "sallyport.address" (dict "root" . "port" .Values.service.metricsPort) | quote }}
 {{- end }}
 log_level: {{ $server.logLevel }}
+log_format: {{ $server.logFormat }}
+state_dir: /var/openshell
 shutdown_grace_secs: {{ int64 $server.shutdownGraceSecs }}
 ssh_session_ttl_secs: {{ int64 $server.sshSessionTtlSecs }}
 compute_drivers: [kubernetes]
@@ -183,6 +185,13 @@ tls:
 {{- end }}
 oidc:
   {{- include "sallyport.config.oidc" . | nindent 2 }}
+{{- if $server.externalDbSecret }}
+database:
+  lease_wait_secs: {{ int64 $server.dbLeaseWaitSecs }}
+  {{- if $server.dbPasswordSecret }}
+  password_file: /etc/openshell-db/{{ $server.dbPasswordSecretKey }}
+  {{- end }}
+{{- end }}
 {{- if $server.auth.allowUnauthenticatedUsers }}
 auth:
   allow_unauthenticated_users: true
@@ -218,6 +227,9 @@ otlp:
   endpoint: {{ . | quote }}
   {{- with $server.otlp.serviceName }}
   service_name: {{ . | quote }}
+  {{- end }}
+  {{- if $server.otlp.caConfigMapName }}
+  ca_path: /etc/openshell-tls/otlp/ca.crt
   {{- end }}
 {{- end }}
 {{- end -}}

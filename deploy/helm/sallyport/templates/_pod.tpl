@@ -125,6 +125,16 @@ default: {{ . }}
   mountPath: /etc/openshell-jwt
   readOnly: true
 {{- end }}
+{{- if and .Values.server.externalDbSecret .Values.server.dbPasswordSecret }}
+- name: database-password
+  mountPath: /etc/openshell-db
+  readOnly: true
+{{- end }}
+{{- if .Values.server.otlp.caConfigMapName }}
+- name: otlp-ca
+  mountPath: /etc/openshell-tls/otlp
+  readOnly: true
+{{- end }}
 {{ include "sallyport.mounts" (dict "root" . "values" .Values.gateway "token" true) }}
 {{- end -}}
 
@@ -163,6 +173,14 @@ default: {{ . }}
 - --workspace-mode={{ $k8s.workspaceMode }}
 {{- if eq $k8s.workspaceMode "managed" }}
 - --namespace-prefix={{ include "sallyport.namespacePrefix" . }}
+{{- if .Values.quota.enabled }}
+- --quota-pods={{ .Values.quota.pods }}
+- --quota-cpu={{ .Values.quota.requestsCpu }}
+- --quota-memory={{ .Values.quota.requestsMemory }}
+- --quota-claims={{ .Values.quota.pvcs }}
+{{- end }}
+{{- else if and (eq $k8s.workspaceMode "operator") $k8s.operatorNamespaceLabel }}
+- --namespace-label={{ $k8s.operatorNamespaceLabel }}
 {{- end }}
 - --pod-security={{ $k8s.podSecurity }}
 {{- with $k8s.capabilities }}
@@ -184,6 +202,14 @@ default: {{ . }}
 {{- end }}
 {{- with $server.workspaceStorageClass }}
 - --workspace-storage-class={{ . }}
+{{- end }}
+{{- if not $server.workspaceSeed }}
+- --workspace-seed=false
+{{- end }}
+{{- if not (kindIs "invalid" $server.sandboxUid) }}
+- --sandbox-uid={{ int64 $server.sandboxUid }}
+{{- else if include "sallyport.openshift" . }}
+- --sandbox-uid=-1
 {{- end }}
 {{- if $server.enableUserNamespaces }}
 - --user-namespaces
@@ -244,7 +270,7 @@ livenessProbe:
   failureThreshold: 6
 readinessProbe:
   httpGet:
-    path: /healthz
+    path: /readyz
     port: driver-metrics
   periodSeconds: 5
   timeoutSeconds: 2
@@ -260,6 +286,11 @@ volumeMounts:
     mountPath: /etc/openshell-driver
     readOnly: true
   {{- end }}
+{{- end -}}
+
+{{/* Command of a probe, which is told the socket. */}}
+{{- define "sallyport.probe" -}}
+{{- append .probeCommand (printf "--socket=%s" .socket) | toRawJson -}}
 {{- end -}}
 
 {{- define "sallyport.credentialsContainer" -}}
@@ -285,17 +316,17 @@ env:
 envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $driver.probeCommand }}
+{{- if $driver.probeCommand }}
 livenessProbe:
   exec:
-    command: {{ toRawJson . }}
+    command: {{ include "sallyport.probe" $driver }}
   initialDelaySeconds: 5
   periodSeconds: 20
   timeoutSeconds: 5
   failureThreshold: 3
 readinessProbe:
   exec:
-    command: {{ toRawJson . }}
+    command: {{ include "sallyport.probe" $driver }}
   periodSeconds: 10
   timeoutSeconds: 5
 {{- end }}

@@ -17,35 +17,63 @@
 - apiGroups: [agents.x-k8s.io]
   resources: [sandboxes]
   verbs: [get, list, watch, create, update, patch, delete]
-- apiGroups: [agents.x-k8s.io]
-  resources: [sandboxes/status]
-  verbs: [get]
-# Pods are read alone: their annotation says which sandbox they are, which nobody may change.
+{{ include "sallyport.podRules" . }}
+{{- end -}}
+
+{{/* Pods are read alone: their annotation says which sandbox they are, which nobody may change. */}}
+{{- define "sallyport.podRules" -}}
 - apiGroups: [""]
   resources: [pods, events, persistentvolumeclaims]
   verbs: [get, list, watch]
 {{- end -}}
 
+{{/* Secrets that the driver brings into namespaces it makes, as a list. */}}
+{{- define "sallyport.copiedSecrets" -}}
+{{- $names := list -}}
+{{- if not .Values.server.disableTls }}{{ $names = append $names (include "sallyport.serverTlsSecret" .) }}{{ end -}}
+{{- if .Values.server.tls.enableMtls }}{{ $names = append $names (include "sallyport.clientTlsSecret" .) }}{{ end -}}
+{{- concat $names .Values.server.sandboxImagePullSecrets | uniq | toJson -}}
+{{- end -}}
+
 {{/* In the whole cluster. */}}
 {{- define "sallyport.clusterRules" -}}
+{{- $mode := .Values.server.drivers.kubernetes.workspaceMode -}}
 # To have the service account tokens of sandboxes looked at.
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]
   verbs: [create]
-{{- if eq .Values.server.drivers.kubernetes.workspaceMode "managed" }}
-# Namespaces of workspaces, and what sandboxes need in them.
+{{- if eq $mode "operator" }}
+# To find the namespaces of workspaces and to watch sandboxes in them. They are made by leave of a Role in each.
 - apiGroups: [""]
   resources: [namespaces]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch]
+- apiGroups: [agents.x-k8s.io]
+  resources: [sandboxes]
+  verbs: [get, list, watch]
+{{ include "sallyport.podRules" . }}
+{{- else if eq $mode "managed" }}
+# Namespaces of workspaces, what sandboxes need in them, each by its name, and sandboxes.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get, create, delete]
 - apiGroups: [""]
   resources: [serviceaccounts]
-  verbs: [get, create, update, patch]
+  resourceNames: [{{ include "sallyport.sandboxServiceAccountName" . }}]
+  verbs: [create, patch]
 - apiGroups: [""]
-  resources: [secrets]
-  verbs: [get, create, update, patch]
+  resources: [limitranges, resourcequotas]
+  resourceNames: [openshell-workspace]
+  verbs: [create, patch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create, update, patch]
+  resourceNames: [openshell-no-ingress]
+  verbs: [create, patch]
+{{- with include "sallyport.copiedSecrets" . | fromJsonArray }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: {{ toJson . }}
+  verbs: [create, patch]
+{{- end }}
 {{ include "sallyport.sandboxRules" . }}
 {{- end }}
 {{- end -}}

@@ -59,6 +59,17 @@
     secretName: {{ . }}
     defaultMode: {{ $.Values.server.sandboxJwt.secretDefaultMode }}
 {{- end }}
+{{- if and .Values.server.externalDbSecret .Values.server.dbPasswordSecret }}
+- name: database-password
+  secret:
+    secretName: {{ .Values.server.dbPasswordSecret }}
+    defaultMode: 0400
+{{- end }}
+{{- with .Values.server.otlp.caConfigMapName }}
+- name: otlp-ca
+  configMap:
+    name: {{ . }}
+{{- end }}
 {{- if .Values.credentialsDriver.enabled }}
 - name: credentials-config
   configMap:
