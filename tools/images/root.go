@@ -42,7 +42,9 @@ func program(name, file string) entry {
 }
 
 // alias is a hard link: unlike a symbolic one it also works where an image is mounted below another root.
-func alias(name, of string) entry { return entry{path: name, kind: tar.TypeLink, mode: 0o555, link: of} }
+func alias(name, of string) entry {
+	return entry{path: name, kind: tar.TypeLink, mode: 0o555, link: of}
+}
 
 // writable is a folder for whatever user a platform chooses: such a user is in the group 0.
 func writable(name string) entry {
