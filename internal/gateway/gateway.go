@@ -372,6 +372,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.ssh.Run(gctx)) })
+	group.Go(func() error { return ignoreCanceled(gctx, g.identity.workspaces.Run(gctx)) })
 	g.runServices(gctx, group)
 	group.Go(func() error { return g.sandboxes.Retry(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.compute.Watch(gctx, g.sandboxes)) })

@@ -138,7 +138,8 @@ func (g *Gateway) openWorkspaces(ctx context.Context) (err error) {
 	id := &g.identity
 	id.workspaces, err = workspace.Open(ctx, workspace.Options{
 		Store: g.store, Access: id.rules, Contents: []store.Kind{sandbox.Kind, provider.Kind}, Logger: g.log,
-		Left: func() { g.sandboxes.Recheck() },
+		Left:     func() { g.sandboxes.Recheck() },
+		Platform: func(ctx context.Context, name string) error { return g.compute.DeleteWorkspace(ctx, name) },
 		Issuers: func() workspace.Issuers {
 			known := workspace.Issuers{Others: g.cfg.MTLS.Enabled}
 			if g.cfg.Auth.AllowUnauthenticated {

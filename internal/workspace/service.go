@@ -45,6 +45,9 @@ type Options struct {
 	// Contents are the kinds of objects that keep a workspace from being deleted.
 	Contents []store.Kind
 	Logger   *slog.Logger
+	// Platform removes what the compute driver keeps for a workspace, such as a namespace; it may be called again for one that
+	// is gone. nil is for a driver that keeps nothing.
+	Platform func(ctx context.Context, name string) error
 	// Left is called after somebody ceased to be a member, so that what goes on meanwhile is looked at again; may be nil.
 	Left func()
 }
@@ -58,6 +61,7 @@ type Service struct {
 	contents []store.Kind
 	log      *slog.Logger
 	left     func()
+	platform func(ctx context.Context, name string) error
 
 	// using is held for reading while something is put into a workspace, and for writing while one is deleted.
 	using sync.RWMutex
@@ -78,7 +82,12 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if o.Left == nil {
 		o.Left = func() {}
 	}
-	s := &Service{store: o.Store, access: o.Access, issuers: o.Issuers, contents: o.Contents, log: o.Logger, left: o.Left}
+	if o.Platform == nil {
+		o.Platform = func(context.Context, string) error { return nil }
+	}
+	s := &Service{
+		store: o.Store, access: o.Access, issuers: o.Issuers, contents: o.Contents, log: o.Logger, left: o.Left, platform: o.Platform,
+	}
 	names := map[string]bool{Default: true}
 	for _, kind := range o.Contents {
 		for _, object := range o.Store.List(kind, store.Query{AllWorkspaces: true}) {
@@ -107,8 +116,14 @@ func (s *Service) exists(name string) bool {
 func (s *Service) Use(name string, write func() error) error {
 	s.using.RLock()
 	defer s.using.RUnlock()
-	if name = nameOr(name); !s.exists(name) {
+	name = nameOr(name)
+	o, err := s.store.ByName(Kind, "", name)
+	switch {
+	case err != nil:
 		return notFound(name)
+	case leaving(o):
+		return fault.New(fault.FailedPrecondition, ReasonLeaving, "workspace '%s' is being deleted", name).
+			WithNext("choose another workspace, or create it again once it is gone")
 	}
 	return write()
 }
@@ -194,44 +209,6 @@ func (s *Service) List(ctx context.Context, q Query) ([]*Workspace, error) {
 		}
 	}
 	return out, nil
-}
-
-// Delete removes a workspace and its memberships; deleted is false where there is none of the name. Only platform
-// administrators may. The default workspace stays, and so does one that holds anything.
-func (s *Service) Delete(ctx context.Context, name string) (deleted bool, err error) {
-	p := principal.From(ctx)
-	if err := s.access.PlatformAdmin(p); err != nil {
-		return false, err
-	}
-	if err := limits.Required("name", name); err != nil {
-		return false, err
-	}
-	if name == Default {
-		return false, fault.New(fault.FailedPrecondition, ReasonDefault, "workspace '%s' cannot be deleted", Default).
-			WithNext("delete what is in it, and let it be")
-	}
-	s.using.Lock()
-	defer s.using.Unlock()
-	o, err := s.store.ByName(Kind, "", name)
-	if err != nil {
-		return false, nil
-	}
-	for _, kind := range s.contents {
-		if len(s.store.List(kind, store.Query{Workspace: name, Limit: 1})) > 0 {
-			return false, fault.New(fault.FailedPrecondition, ReasonNotEmpty, "workspace '%s' is not empty: it holds a %s", name, kind).
-				WithNext("delete the sandboxes and providers of the workspace first")
-		}
-	}
-	ops := []store.Op{store.Delete(Kind, o.ID, o.Version)}
-	for _, member := range s.store.List(MemberKind, store.Query{Workspace: name}) {
-		ops = append(ops, store.Delete(MemberKind, member.ID, 0))
-	}
-	if _, err := s.store.Write(ctx, ops...); err != nil {
-		return false, storeFault(err)
-	}
-	s.left()
-	s.log.Info("workspace deleted", "workspace", name, "actor", p.Actor())
-	return true, nil
 }
 
 func view(o *store.Object) *Workspace {

@@ -43,6 +43,7 @@ const (
 	ReasonExists    = "WORKSPACE_EXISTS"
 	ReasonDefault   = "WORKSPACE_DEFAULT"
 	ReasonNotEmpty  = "WORKSPACE_NOT_EMPTY"
+	ReasonLeaving   = "WORKSPACE_LEAVING"
 	ReasonTooMany   = "TOO_MANY_WORKSPACES"
 	ReasonMember    = "WORKSPACE_MEMBER_EXISTS"
 	ReasonMembers   = "TOO_MANY_WORKSPACE_MEMBERS"

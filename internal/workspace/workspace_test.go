@@ -36,6 +36,27 @@ type fixture struct {
 	store   *store.Store
 	issuers *atomic.Pointer[workspace.Issuers]
 	left    *atomic.Int32
+	// platform is what the compute driver answers when a workspace is deleted, and how often it was asked.
+	platform *platform
+}
+
+type platform struct {
+	mu    sync.Mutex
+	err   error
+	asked []string
+}
+
+func (p *platform) delete(_ context.Context, name string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = append(p.asked, name)
+	return p.err
+}
+
+func (p *platform) answer(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
 }
 
 func open(t *testing.T, path string, scheme authz.Scheme) *fixture {
@@ -49,12 +70,13 @@ func open(t *testing.T, path string, scheme authz.Scheme) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	f := &fixture{store: st, issuers: &atomic.Pointer[workspace.Issuers]{}, left: &atomic.Int32{}}
+	f := &fixture{store: st, issuers: &atomic.Pointer[workspace.Issuers]{}, left: &atomic.Int32{}, platform: &platform{}}
 	f.issuers.Store(&workspace.Issuers{Known: []string{idp}})
 	current := &authz.Current{}
 	f.Service, err = workspace.Open(t.Context(), workspace.Options{
 		Store: st, Access: current, Issuers: func() workspace.Issuers { return *f.issuers.Load() },
 		Contents: []store.Kind{thing}, Logger: slog.New(slog.DiscardHandler), Left: func() { f.left.Add(1) },
+		Platform: f.platform.delete,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -136,6 +136,16 @@ func (c *Client) Delete(ctx context.Context, id, name string) (deleted bool, err
 	return r.GetDeleted(), wrap(err, "delete", fault.Internal)
 }
 
+// DeleteWorkspace has the driver remove what it keeps for a workspace, such as a namespace; it may be repeated. A driver that
+// keeps nothing, or is older than workspaces, has nothing to do.
+func (c *Client) DeleteWorkspace(ctx context.Context, name string) error {
+	_, err := c.rpc.DeleteWorkspace(ctx, &computepb.DeleteWorkspaceRequest{Workspace: name}, driver.Retryable())
+	if driver.Answered(err) && driver.CodeOf(err) == codes.Unimplemented {
+		return nil
+	}
+	return err
+}
+
 func (c *Client) invalid(method string, err error) error {
 	return driver.InvalidAnswer(c.conn.Name(), method, "%s", err)
 }

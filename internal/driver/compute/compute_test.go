@@ -279,6 +279,11 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s %s: %+v", tc.call, tc.code, e)
 		}
 	}
+	// A driver older than workspaces keeps nothing for them.
+	f.fail(nil)
+	if err := c.DeleteWorkspace(ctx, "w"); err != nil {
+		t.Errorf("delete of a workspace by an old driver: %v", err)
+	}
 	f.fail(status.Error(codes.NotFound, "gone"))
 	if deleted, err := c.Delete(ctx, "i", "n"); deleted || err != nil {
 		t.Errorf("delete of absent: %v %v", deleted, err)
