@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -17,10 +18,14 @@ import (
 	"sallyport.dev/sallyport/driverkit"
 )
 
+// probeTimeout is how long a driver that is well takes at most to say so.
+const probeTimeout = 4 * time.Second
+
 // Command returns the driver's command line; version is what --version prints.
 func Command(version string) *cobra.Command {
 	var (
 		socket, caFile, logLevel string
+		probe                    bool
 		uids                     []uint
 		opts                     Options
 	)
@@ -34,6 +39,11 @@ func Command(version string) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if probe {
+				ctx, cancel := context.WithTimeout(cmd.Context(), probeTimeout)
+				defer cancel()
+				return driverkit.Probe(ctx, socket)
+			}
 			logger, err := newLogger(cmd.ErrOrStderr(), logLevel)
 			if err != nil {
 				return err
@@ -62,6 +72,7 @@ func Command(version string) *cobra.Command {
 	f.BoolVar(&opts.AllowHTTP, "allow-http", false, "permit plain http token endpoints on other machines (the secret travels unencrypted)")
 	f.UintSliceVar(&uids, "allow-uid", nil, "user id, besides root and this process's own, that may connect (repeatable)")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&probe, "probe", false, "ask the driver that serves --socket whether it is well, and end")
 	return cmd
 }
 

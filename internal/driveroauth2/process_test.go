@@ -103,10 +103,17 @@ func TestProcessSurvivesKillAndKeepsItsSocketPrivate(t *testing.T) {
 		t.Errorf("second driver: %v\n%s", err, out)
 	}
 
+	probe := func() error { return exec.Command(bin, "--probe", "--socket", socket).Run() }
+	if err := probe(); err != nil {
+		t.Errorf("probe of a driver that serves: %v", err)
+	}
 	if err := first.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = first.Wait()
+	if err := probe(); err == nil {
+		t.Error("probe of a driver that was killed: no error")
+	}
 	second := start(t, bin, args...)
 	if got, err := callResolve(t, conn, "demo"); err != nil || got.GetToken() != "token-2" {
 		t.Fatalf("after kill: %v, error %v", got, err)
