@@ -18,7 +18,7 @@ import (
 func (a *app) gatewayCommand() *cobra.Command {
 	return group("gateway", "Register gateways and sign in to them", []string{"gw"},
 		a.gatewayAddCommand(), a.gatewayLoginCommand(), a.gatewayLogoutCommand(), a.gatewayListCommand(),
-		a.gatewaySelectCommand(), a.gatewayRemoveCommand(), a.gatewayInfoCommand())
+		a.gatewaySelectCommand(), a.gatewayRemoveCommand(), a.gatewayInfoCommand(), a.gatewayCheckPathCommand())
 }
 
 // gatewayArg is the name as argument, else the chosen or selected one.
