@@ -50,16 +50,8 @@ func (a *app) sandboxSSHCommand() *cobra.Command {
 
 // ssh runs this machine's ssh, with this program as the way to the sandbox.
 func (a *app) ssh(ctx context.Context, given string, command []string) error {
-	if a.flags.tokenFile == "-" {
-		return usagef("ssh needs standard input itself: give --token-file a file")
-	}
-	if a.flags.tokenFile != "" {
-		// ssh may start the way to the sandbox elsewhere.
-		file, err := filepath.Abs(a.flags.tokenFile)
-		if err != nil {
-			return fmt.Errorf("find the token file: %w", err)
-		}
-		a.flags.tokenFile = file
+	if err := a.handOverToken("ssh"); err != nil {
+		return err
 	}
 	var name string
 	var ref gatewayRef
@@ -102,7 +94,12 @@ func (a *app) ssh(ctx context.Context, given string, command []string) error {
 // proxyWords are the command by which ssh reaches the sandbox. No token is among them: other users of the machine can
 // read them.
 func (a *app) proxyWords(self string, ref gatewayRef, name string) []string {
-	words := []string{self, proxyCommand}
+	return append(append([]string{self, proxyCommand}, a.globalWords(ref)...), "--name", name)
+}
+
+// globalWords are the flags by which another process of this program turns to the same gateway in the same way.
+func (a *app) globalWords(ref gatewayRef) []string {
+	var words []string
 	if ref.name != "" {
 		words = append(words, "--gateway", ref.name)
 	}
@@ -115,7 +112,24 @@ func (a *app) proxyWords(self string, ref gatewayRef, name string) []string {
 	if a.flags.tokenFile != "" {
 		words = append(words, "--token-file", a.flags.tokenFile)
 	}
-	return append(words, "--workspace", a.flags.workspace, "--name", name)
+	return append(words, "--workspace", a.flags.workspace)
+}
+
+// handOverToken makes sure that another process can read the token file too.
+func (a *app) handOverToken(what string) error {
+	switch a.flags.tokenFile {
+	case "":
+		return nil
+	case "-":
+		return usagef("%s cannot read a token from standard input: give --token-file a file", what)
+	}
+	// The other process may run elsewhere.
+	file, err := filepath.Abs(a.flags.tokenFile)
+	if err != nil {
+		return fmt.Errorf("find the token file: %w", err)
+	}
+	a.flags.tokenFile = file
+	return nil
 }
 
 // sshOptions are ssh's arguments up to the command. A sandbox's host key is new with each start and not checked: the
