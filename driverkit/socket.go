@@ -23,7 +23,8 @@ const MaxSocketPath = 107
 
 // Listen binds a Unix socket at path: mode 0600, in a directory that is created 0700 if absent. A socket of
 // our own that nobody answers on was left by a driver that was killed and is replaced; anything else at path
-// is an error and stays. Connections of other users than root, our own and allowed are closed at once.
+// is an error and stays. In a pod the directory may be a volume's that its containers share, see checkDir; a directory
+// below it is better. Connections of other users than root, our own and allowed are closed at once.
 func Listen(ctx context.Context, path string, allowed []uint32, logger *slog.Logger) (net.Listener, error) {
 	switch {
 	case path == "":
@@ -31,8 +32,13 @@ func Listen(ctx context.Context, path string, allowed []uint32, logger *slog.Log
 	case len(path) > MaxSocketPath:
 		return nil, fmt.Errorf("socket path %s has %d bytes, the limit is %d: choose a shorter one", path, len(path), MaxSocketPath)
 	}
-	if err := checkDir(filepath.Dir(path)); err != nil {
+	shared, err := checkDir(filepath.Dir(path), inPod(os.LookupEnv))
+	if err != nil {
 		return nil, err
+	}
+	if shared && len(allowed) > 0 {
+		return nil, fmt.Errorf("socket directory %s is shared: to let other users connect, choose a path below it, such as %s",
+			filepath.Dir(path), filepath.Join(filepath.Dir(path), "driver", filepath.Base(path)))
 	}
 	if err := clearStale(ctx, path); err != nil {
 		return nil, err
@@ -41,12 +47,11 @@ func Listen(ctx context.Context, path string, allowed []uint32, logger *slog.Log
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	mode := fs.FileMode(0o600)
+	// It was bound with mode 0600. In a shared folder the path may mean another file by now.
 	if len(allowed) > 0 {
-		mode = 0o666
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		return nil, errors.Join(fmt.Errorf("restrict socket: %w", err), lis.Close())
+		if err := os.Chmod(path, 0o666); err != nil { //nolint:gosec // the check of the peer decides who is served
+			return nil, errors.Join(fmt.Errorf("open socket to others: %w", err), lis.Close())
+		}
 	}
 	uids := append([]uint32{0, uint32(os.Geteuid())}, allowed...)
 	return &checkedListener{Listener: lis, uids: uids, logger: logger}, nil
@@ -61,26 +66,47 @@ func restrict(_, _ string, raw syscall.RawConn) error {
 	return chmodErr
 }
 
-// checkDir creates dir or checks that no other user than root and ours could swap what is in it.
-func checkDir(dir string) error {
+// inPod tells that this is a container of a Kubernetes pod, whose file system nobody but the pod's containers reaches.
+func inPod(lookup func(string) (string, bool)) bool {
+	host, ok := lookup("KUBERNETES_SERVICE_HOST")
+	return ok && host != ""
+}
+
+// checkDir creates dir or checks that no other user than root and ours could swap what is in it. The one exception is
+// the folder of a volume that the containers of a pod share: it belongs to root, is a mount of its own, and is open to
+// everybody or to the pod's group. There another user could remove a socket; serving in its place is what the gateway's
+// check of the peer prevents. shared tells that the folder is such a one.
+func checkDir(dir string, pod bool) (shared bool, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("create socket directory: %w", err)
+		return false, fmt.Errorf("create socket directory: %w", err)
 	}
 	info, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Errorf("inspect socket directory: %w", err)
+		return false, fmt.Errorf("inspect socket directory: %w", err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return fmt.Errorf("inspect socket directory %s: no owner known", dir)
+		return false, fmt.Errorf("inspect socket directory %s: no owner known", dir)
 	}
 	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("socket directory %s belongs to another user (uid %d): choose one of your own", dir, st.Uid)
+		return false, fmt.Errorf("socket directory %s belongs to another user (uid %d): choose one of your own", dir, st.Uid)
 	}
-	if info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
-		return fmt.Errorf("socket directory %s is writable by others (mode %04o): make it 0700", dir, info.Mode().Perm())
+	if info.Mode().Perm()&0o022 == 0 || info.Mode()&fs.ModeSticky != 0 {
+		return false, nil
 	}
-	return nil
+	if pod && st.Uid == 0 && isMount(dir) {
+		return true, nil
+	}
+	return false, fmt.Errorf("socket directory %s is writable by others (mode %04o): make it 0700", dir, info.Mode().Perm())
+}
+
+// isMount tells whether something is mounted at a folder. What the kernel cannot tell counts as no.
+func isMount(dir string) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_NO_AUTOMOUNT, 0, &st); err != nil {
+		return false
+	}
+	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 func clearStale(ctx context.Context, path string) error {
