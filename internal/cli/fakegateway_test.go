@@ -43,6 +43,7 @@ type gateway struct {
 	idp *idptest.Provider
 
 	workspaces fakeWorkspaces
+	services   fakeServices
 
 	mu        sync.Mutex
 	config    fakeConfig
@@ -82,6 +83,8 @@ func startGateway(t testing.TB, idp *idptest.Provider) (*gateway, served) {
 			if err := json.NewEncoder(w).Encode(map[string]string{"issuer": idp.Issuer(), "audience": "gw"}); err != nil {
 				t.Error(err)
 			}
+		case r.URL.Path == "/auth/service-link":
+			g.services.link(w, r)
 		default:
 			http.NotFound(w, r)
 		}

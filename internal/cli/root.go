@@ -88,7 +88,7 @@ func newApp(o Options) *app {
 
 func (a *app) rootCommand() *cobra.Command {
 	root := group("sallyport", "Run agents in sandboxes through an OpenShell gateway", nil,
-		a.gatewayCommand(), a.sandboxCommand(), a.providerCommand(), a.credentialCommand(), a.workspaceCommand(), a.settingsCommand(), a.policyCommand(), a.keysCommand(),
+		a.gatewayCommand(), a.sandboxCommand(), a.providerCommand(), a.credentialCommand(), a.workspaceCommand(), a.serviceCommand(), a.settingsCommand(), a.policyCommand(), a.keysCommand(),
 		a.authCommand(), a.accessCommand(), a.auditCommand(), a.statusCommand(), a.whoamiCommand(), a.logsCommand(), a.forwardCommand(), a.completionsCommand(), a.sshProxyCommand(), a.versionCommand())
 	root.AddCommand(a.opts.Extra...)
 	root.Version = a.opts.Version
