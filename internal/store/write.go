@@ -99,7 +99,8 @@ func (s *Store) run(revision uint64) {
 		}
 		waiting = s.drain(waiting)
 		if err := w.settle(); err != nil {
-			waiting = refuse(waiting, err)
+			refuse(waiting, err)
+			waiting = nil
 			continue
 		}
 		waiting = w.commit(waiting)
@@ -312,11 +313,10 @@ func (w *writer) show(batch [][]change, results []error) {
 }
 
 // refuse answers transactions that the database did not take, or did not say that it took.
-func refuse(waiting []*transaction, err error) []*transaction {
+func refuse(waiting []*transaction, err error) {
 	for _, t := range waiting {
 		t.finish(nil, fmt.Errorf("write to store: %w", err))
 	}
-	return nil
 }
 
 func (w *writer) answer(t *transaction, changes []change, err error) {

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 			code = 1
 		}
 	}
-	os.Exit(code) //nolint:forbidigo // a test's main
+	os.Exit(code)
 }
 
 // server returns the shared server.

@@ -14,6 +14,7 @@ import (
 
 	"sallyport.dev/sallyport/internal/store"
 	"sallyport.dev/sallyport/internal/store/sqlite"
+	"sallyport.dev/sallyport/internal/store/storetest"
 )
 
 const benchKind store.Kind = "sandbox"
@@ -163,4 +164,13 @@ func BenchmarkOpen(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkSuite is what every backend is measured with.
+func BenchmarkSuite(b *testing.B) {
+	root := b.TempDir()
+	storetest.Bench(b, func(b *testing.B, name string) store.Backend {
+		b.Helper()
+		return open(b, "sqlite:"+filepath.Join(root, name+".db"))
+	})
 }

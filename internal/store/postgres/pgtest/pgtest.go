@@ -102,10 +102,10 @@ func programs() (string, error) {
 		folders = append(folders, filepath.Dir(path))
 	}
 	for _, dir := range folders {
-		if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil { //nolint:gosec // reason: whoever runs the tests names the folder
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil { //nolint:gosec // reason: as above
 			return dir, nil
 		}
 	}
@@ -186,7 +186,7 @@ func (s *Server) Run() error {
 }
 
 func (s *Server) launch() error {
-	log, err := os.OpenFile(filepath.Join(s.root, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(filepath.Join(s.root, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (s *Server) launch() error {
 	for _, o := range s.options {
 		args = append(args, "-c", o)
 	}
-	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:noctx // Stop and Kill end it
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:noctx // reason: Stop and Kill end it
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.root, log, log
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
 	// The server goes when a test process is killed.

@@ -26,12 +26,16 @@ func Pooler(tb testing.TB, s *Server, database, mode string) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Error(err)
+		}
+	})
 	config := filepath.Join(dir, "pgbouncer.ini")
 	// With auth_type=any everybody is the user of the database's line.
 	text := fmt.Sprintf("[databases]\n* = host=%s port=%s user=%s\n[pgbouncer]\nlisten_addr=\nunix_socket_dir=%s\nlisten_port=6432\n"+
 		"auth_type=any\npool_mode=%s\nmax_client_conn=50\ndefault_pool_size=10\n", s.root, port, superuser, dir, mode)
-	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil { //nolint:gosec // reason: the pooler runs as another user
 		tb.Fatal(err)
 	}
 	if s.uid != nil {

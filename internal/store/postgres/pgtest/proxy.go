@@ -32,7 +32,7 @@ type rule struct {
 // NewProxy listens on a loopback port; it ends with the test.
 func NewProxy(tb testing.TB, s *Server) *Proxy {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed with the test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
