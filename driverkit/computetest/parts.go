@@ -246,6 +246,37 @@ func stopAndStart(t *testing.T, c *client) {
 	wantCode(t, "start of an absent sandbox", start(), codes.NotFound)
 }
 
+// createSameName checks that a name is taken as long as a sandbox has it, and that whoever comes second harms nobody.
+func createSameName(t *testing.T, c *client) {
+	first := c.create(t)
+	second := c.prepared(t)
+	second.Name, second.Workspace = first.GetName(), first.GetWorkspace()
+	_, err := c.CreateSandbox(c.context(t), &computepb.CreateSandboxRequest{Sandbox: second})
+	wantCode(t, "another sandbox of the same name", err, codes.AlreadyExists)
+	c.await(t, first, "ready")
+	_, err = c.get(t, second)
+	wantCode(t, "get of the one that was refused", err, codes.NotFound)
+	if c.delete(t, second) {
+		t.Error("delete of the one that was refused must answer not deleted")
+	}
+	c.await(t, first, "ready")
+}
+
+// stopWhileStarting stops a sandbox before it is ready.
+func stopWhileStarting(t *testing.T, c *client) {
+	if c.driver.NoLifecycle {
+		t.Log("the driver declares that it cannot stop sandboxes")
+		return
+	}
+	sb := c.create(t)
+	_, err := c.StopSandbox(c.context(t), &computepb.StopSandboxRequest{SandboxId: sb.GetId(), SandboxName: sb.GetName()})
+	wantCode(t, "stop right after create", err, codes.OK)
+	c.await(t, sb, "stopped")
+	_, err = c.StartSandbox(c.context(t), &computepb.StartSandboxRequest{SandboxId: sb.GetId(), SandboxName: sb.GetName()})
+	wantCode(t, "start", err, codes.OK)
+	c.await(t, sb, "ready")
+}
+
 func restart(t *testing.T, c *client) {
 	if c.driver.Restart == nil {
 		t.Log("the driver declares that it keeps nothing of its own")

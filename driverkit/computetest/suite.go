@@ -36,7 +36,7 @@ type Driver struct {
 // passing are the reasons for which gateways take a sandbox that is not ready as on its way.
 var passing = []string{
 	"reconcilererror", "dependenciesnotready", "starting", "containerstarting", "healthcheckstarting", "inspectfailed",
-	"supervisornotconnected", "containercreated",
+	"supervisornotconnected", "containercreated", "resuming", "containerrestarting", "supervisorrestarting",
 }
 
 // Run runs the suite; newDriver starts a fresh driver for each of its parts.
@@ -61,6 +61,9 @@ func Run(t *testing.T, newDriver func(*testing.T) Driver) {
 		{"SlowWatcher", slowWatcher},
 		{"StopAndStart", stopAndStart},
 		{"Restart", restart},
+		{"KillStorm", killStorm},
+		{"CreateOfSameName", createSameName},
+		{"StopWhileStarting", stopWhileStarting},
 	}
 	for _, p := range parts {
 		t.Run(p.name, func(t *testing.T) {
