@@ -21,7 +21,7 @@ func (r *release) imageMissing(t *testing.T, m *terminal) {
 	if e.code == 0 {
 		t.Errorf("it ran: %s", e.out)
 	}
-	s := m.waitPhase(t, "pictureless", "Error", "IMAGE_")
+	s := m.waitPhase(t, "pictureless", "Error", "ImagePullBackOff")
 	if !strings.Contains(s.text, "localhost/nobody/nothing:1") {
 		t.Errorf("the image is not named:\n%s", s.text)
 	}
@@ -49,7 +49,7 @@ func (r *release) quotaExceeded(t *testing.T, m *terminal) {
 		t.Errorf("it ran: %s", e.out)
 	}
 	eventually(t, "the reason shows", func() error {
-		if s := m.get(t, "crowded"); !strings.Contains(s.text, "QUOTA_EXCEEDED") || !strings.Contains(s.text, "tight") {
+		if s := m.get(t, "crowded"); !strings.Contains(s.text, "QuotaExceeded") || !strings.Contains(s.text, "tight") {
 			return errors.New(s.text)
 		}
 		return nil

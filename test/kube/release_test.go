@@ -93,7 +93,7 @@ func install(t *testing.T, more string) *release {
 global: {image: {registry: %s, tag: %s}}
 fullnameOverride: %s
 service: {type: NodePort}
-pkiInitJob: {serverSans: [%q]}
+pkiInitJob: {serverIpAddresses: [%q]}
 trustedCABundle: keycloak-ca
 server:
   logLevel: debug
