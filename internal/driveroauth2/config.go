@@ -118,11 +118,14 @@ func ParseConfig(file string, raw []byte, allowHTTP bool) (map[string]Credential
 		return nil, Problem{File: file, What: "is empty", Remedy: "add at least one entry under `credentials`"}
 	}
 	out := map[string]Credential{}
+	// An empty map that is written down is meant, as by a chart before its first credential.
+	said := false
 	p.mapping(doc.Content[0], "", func(key string, k, v *yaml.Node) {
 		if key != "credentials" {
 			p.add(k.Line, key, "unknown key", "the only top-level key is `credentials`")
 			return
 		}
+		said = v.Kind == yaml.MappingNode
 		p.mapping(v, key, func(name string, k, v *yaml.Node) {
 			if c, ok := p.credential(name, k, v); ok {
 				out[name] = c
@@ -132,8 +135,8 @@ func ParseConfig(file string, raw []byte, allowHTTP bool) (map[string]Credential
 			p.add(v.Line, key, fmt.Sprintf("has more than %d entries", maxCredentials), "split it over several drivers")
 		}
 	})
-	if len(p.problems) == 0 && len(out) == 0 {
-		p.add(0, "credentials", "has no entry", "add at least one credential")
+	if len(p.problems) == 0 && !said {
+		p.add(0, "credentials", "is missing", "add at least one credential, or write `credentials: {}` for none")
 	}
 	if len(p.problems) > 0 {
 		return nil, errors.Join(p.problems...)

@@ -31,7 +31,7 @@ func TestConfigProblemsNameLineKeyAndRemedy(t *testing.T) {
 		{"client auth", minimal + "    client_auth: mtls\n", "must be `body` or `basic`"},
 		{"alias", "a: &x {}\ncredentials: *x\n", "aliases are not supported"},
 		{"empty", "", "is empty"},
-		{"none", "credentials: {}", "has no entry"},
+		{"none", "{}", "is missing"},
 		{"no YAML", "credentials: [", "no valid YAML"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -45,6 +45,9 @@ func TestConfigProblemsNameLineKeyAndRemedy(t *testing.T) {
 	if _, err := driveroauth2.ParseConfig("c.yaml", []byte(strings.Replace(minimal, "https", "http", 1)), true); err != nil {
 		t.Errorf("plain http with leave: %v", err)
 	}
+	if none, err := driveroauth2.ParseConfig("c.yaml", []byte("credentials: {}"), false); err != nil || none == nil || len(none) > 0 {
+		t.Errorf("none that is meant: got %v, error %v", none, err)
+	}
 	both := strings.Replace(minimal, "client_id", "client", 1) + "extra: 1\n"
 	if _, err := driveroauth2.ParseConfig("c.yaml", []byte(both), false); strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("want both problems, got %v", err)
@@ -56,8 +59,8 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		conf, err := driveroauth2.ParseConfig("c.yaml", raw, false)
-		if err == nil && len(conf) == 0 {
-			t.Error("accepted a file without credentials")
+		if err == nil && conf == nil {
+			t.Error("accepted a file and returned no map")
 		}
 	})
 }
