@@ -97,6 +97,16 @@ func classify(err error) error {
 	return err
 }
 
+// passing reports whether a failure to connect may go away without anybody changing a setting.
+func passing(err error) bool {
+	switch codeOf(err) {
+	case codePassword, codeAuthorization, codeNoDatabase:
+		return false
+	}
+	err = classify(err)
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrOverloaded) || errors.Is(err, store.ErrReadOnly)
+}
+
 // already reports whether an error has the store's word for it.
 func already(err error) bool {
 	for _, known := range []error{

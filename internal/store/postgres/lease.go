@@ -14,8 +14,30 @@ import (
 // lockClass is the first half of the advisory lock's key; the second is the object id of the schema.
 const lockClass int32 = 0x53414c59
 
-// acquireLease makes the first session: it waits for an earlier owner to end, migrates, and becomes the owner.
+// acquireLease makes the first session. It waits, as long as is allowed, for an earlier owner to end, and as long for a
+// server that starts, fails over or has no connection to spare.
 func (d *DB) acquireLease(ctx context.Context) error {
+	deadline := time.Now().Add(d.opts.LeaseWait)
+	for told := false; ; told = true {
+		err := d.becomeOwner(ctx, deadline)
+		if err == nil || !passing(err) || !time.Now().Before(deadline) {
+			return err
+		}
+		if !told {
+			d.opts.Logger.Warn("the database is not there yet; waiting for it", "database", d.name, "wait", d.opts.LeaseWait.String(), "error", err)
+		}
+		if d.session != nil {
+			_ = d.session.close() // It failed.
+			d.session = nil
+		}
+		if !pause(ctx, min(retryPause, time.Until(deadline))) {
+			return ctx.Err()
+		}
+	}
+}
+
+// becomeOwner takes the lock, migrates, and writes down who has the database now.
+func (d *DB) becomeOwner(ctx context.Context, deadline time.Time) error {
 	s, err := d.connect(ctx)
 	if err != nil {
 		return err
@@ -30,8 +52,8 @@ func (d *DB) acquireLease(ctx context.Context) error {
 	if err := useSchema(ctx, s.conn, d.schema.name); err != nil {
 		return err
 	}
-	d.name = fmt.Sprintf("%s, schema %q", d.name, d.schema.name)
-	if err := d.lock(ctx, s); err != nil {
+	d.name = fmt.Sprintf("%s, schema %q", describe(d.cfg), d.schema.name)
+	if err := d.lock(ctx, s, deadline); err != nil {
 		return err
 	}
 	if err := d.migrate(ctx, s); err != nil {
@@ -68,9 +90,8 @@ func (d *DB) findSchema(ctx context.Context, s *session) (schemaName, error) {
 	return found, nil
 }
 
-// lock waits for the advisory lock as long as is allowed.
-func (d *DB) lock(ctx context.Context, s *session) error {
-	deadline := time.Now().Add(d.opts.LeaseWait)
+// lock waits for the advisory lock until the deadline.
+func (d *DB) lock(ctx context.Context, s *session, deadline time.Time) error {
 	for told := false; ; {
 		ok, err := d.tryLock(ctx, s)
 		if err != nil || ok {
@@ -338,7 +359,7 @@ func (d *DB) beat(ctx context.Context) {
 		return
 	}
 	// A context that ends would end the session with it: only time may.
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*queryTimeout)
 	defer cancel()
 	var mine bool
 	err := d.session.conn.QueryRow(bounded, `SELECT epoch = $1 AND owner_id = $2 AND revision = $3 AND pg_backend_pid() = $4 AND NOT pg_is_in_recovery()

@@ -271,3 +271,35 @@ func TestServerCrash(t *testing.T) {
 		})
 	}
 }
+
+// TestServerComesLater starts before the server does.
+func TestServerComesLater(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	name := s.Database(t)
+	if err := s.Halt(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := postgres.Open(t.Context(), s.URL(name), quick()); !errors.Is(err, store.ErrUnreachable) {
+		t.Errorf("without waiting: %v", err)
+	}
+	opts := quick()
+	opts.LeaseWait = time.Minute
+	opts.Logger = logTo(t)
+	opened := make(chan *postgres.DB)
+	go func() {
+		db, err := postgres.Open(context.Background(), s.URL(name), opts)
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- db
+	}()
+	if err := s.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if db := <-opened; db != nil {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
