@@ -43,24 +43,21 @@ func echoes(t *testing.T) int {
 	return at.Port
 }
 
-// through sends data to a port of this machine and returns what comes back.
+// through sends data to a port of this machine and returns what comes back, as much as was sent.
 func through(port int, data []byte) ([]byte, error) {
 	conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return nil, errors.New("no TCP connection")
-	}
 	sent := make(chan error, 1)
 	go func() {
-		_, err := tcp.Write(data)
-		sent <- errors.Join(err, tcp.CloseWrite())
+		_, err := conn.Write(data)
+		sent <- err
 	}()
-	got, err := io.ReadAll(tcp)
-	return got, errors.Join(err, <-sent)
+	got := make([]byte, len(data))
+	n, err := io.ReadFull(conn, got)
+	return got[:n], errors.Join(err, <-sent)
 }
 
 // TestForward reaches a port of a sandbox from a process in the foreground and one in the background.

@@ -23,6 +23,10 @@ const (
 	maxConnections = 64
 	// chunk is how much one message carries, in bytes.
 	chunk = 32 << 10
+	// answered is how long the stream of a connection stays, without a byte, whose client has closed its side after an
+	// answer, and unanswered that of one that may still wait for its answer. A client that is gone and one that only has no
+	// more to say look the same, and a gateway does not tell the sandbox of either.
+	answered, unanswered = 500 * time.Millisecond, 30 * time.Second
 	// revokeTimeout bounds giving back an SSH session, which would expire by itself.
 	revokeTimeout = 2 * time.Second
 )
@@ -122,10 +126,12 @@ func (f *Forward) connect(ctx context.Context, conn net.Conn, token string) erro
 		return err
 	}
 	sent := make(chan struct{})
+	var closing linger
 	defer func() {
 		cancel()
 		conn.Close()
 		<-sent
+		closing.end()
 	}()
 	init := &openshellpb.TcpForwardFrame{Payload: &openshellpb.TcpForwardFrame_Init{Init: &openshellpb.TcpForwardInit{
 		SandboxId: f.Target.SandboxID, ServiceId: "forward:" + f.Target.SandboxID, AuthorizationToken: token,
@@ -135,17 +141,19 @@ func (f *Forward) connect(ctx context.Context, conn net.Conn, token string) erro
 	go func() {
 		defer close(sent)
 		if stream.Send(init) == nil {
-			send(conn, stream)
+			send(conn, stream, &closing)
+			closing.begin(cancel)
 		}
 	}()
 	for {
 		frame, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || closing.over() {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
+		closing.received()
 		if _, err := conn.Write(frame.GetData()); err != nil {
 			// Who connected has gone, which is no failure.
 			return nil //nolint:nilerr // As said.
@@ -153,14 +161,74 @@ func (f *Forward) connect(ctx context.Context, conn net.Conn, token string) erro
 	}
 }
 
+// linger ends a stream some time after the client has closed its side.
+type linger struct {
+	mu      sync.Mutex
+	waiting bool // for an answer to what was sent
+	done    bool
+	timer   *time.Timer
+}
+
+func (l *linger) limit() time.Duration {
+	if l.waiting {
+		return unanswered
+	}
+	return answered
+}
+
+// sending notes that the client has said something.
+func (l *linger) sending() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = true
+}
+
+// received notes an answer.
+func (l *linger) received() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = false
+	if l.timer != nil {
+		l.timer.Reset(l.limit())
+	}
+}
+
+// begin notes that the client has closed its side, and calls end once nothing has come for long enough.
+func (l *linger) begin(end func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer = time.AfterFunc(l.limit(), func() {
+		l.mu.Lock()
+		l.done = true
+		l.mu.Unlock()
+		end()
+	})
+}
+
+// over tells whether end was called.
+func (l *linger) over() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done
+}
+
+func (l *linger) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+}
+
 // send passes on what the connection brings, until either is over.
-func send(conn net.Conn, stream openshellpb.OpenShell_ForwardTcpClient) {
+func send(conn net.Conn, stream openshellpb.OpenShell_ForwardTcpClient, l *linger) {
 	// A stream that is over has no use for its end; receiving tells why.
 	defer func() { _ = stream.CloseSend() }()
 	buf := make([]byte, chunk)
 	for {
 		n, err := conn.Read(buf)
 		if n > 0 {
+			l.sending()
 			frame := &openshellpb.TcpForwardFrame{Payload: &openshellpb.TcpForwardFrame_Data{Data: buf[:n]}}
 			if stream.Send(frame) != nil {
 				return
