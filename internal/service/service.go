@@ -355,8 +355,7 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			<-done
-			return nil
+			return <-done
 		case err := <-done:
 			return err
 		case <-ticker.C:

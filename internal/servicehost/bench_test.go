@@ -35,7 +35,7 @@ func BenchmarkSmallGet(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				resp, err := c.Do(req)
-				if err != nil || resp.StatusCode != 200 {
+				if err != nil || resp.StatusCode != http.StatusOK {
 					b.Fatal(resp, err)
 				}
 				io.Copy(io.Discard, resp.Body)

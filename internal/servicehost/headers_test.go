@@ -182,7 +182,7 @@ func TestForeignPagesAreRefused(t *testing.T) {
 			t.Errorf("%s: %d %q, want %d", name, a.StatusCode, a.body, c.status)
 		}
 	}
-	if a := r.ask(http.MethodPost, host, "/", bearer+"alice", "Origin: https://elsewhere.example"); a.StatusCode != 200 {
+	if a := r.ask(http.MethodPost, host, "/", bearer+"alice", "Origin: https://elsewhere.example"); a.StatusCode != http.StatusOK {
 		t.Errorf("a program with a token: %d", a.StatusCode)
 	}
 }

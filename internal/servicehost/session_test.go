@@ -49,29 +49,29 @@ func TestLinkSignsOneBrowserInOnce(t *testing.T) {
 		t.Errorf("cookie %+v", cookie)
 	}
 	session := "Cookie: " + cookie.Name + "=" + cookie.Value
-	if got := r.ask(http.MethodGet, u.Host, "/"); got.StatusCode != 401 {
+	if got := r.ask(http.MethodGet, u.Host, "/"); got.StatusCode != http.StatusUnauthorized {
 		t.Errorf("without the cookie: %d", got.StatusCode)
 	}
-	if got := r.ask(http.MethodGet, u.Host, "/", session); got.StatusCode != 200 {
+	if got := r.ask(http.MethodGet, u.Host, "/", session); got.StatusCode != http.StatusOK {
 		t.Errorf("with the cookie: %d %s", got.StatusCode, got.body)
 	}
-	if got := r.ask(http.MethodGet, r.host("box", "other"), "/", session); got.StatusCode != 401 {
+	if got := r.ask(http.MethodGet, r.host("box", "other"), "/", session); got.StatusCode != http.StatusUnauthorized {
 		t.Errorf("at another service: %d", got.StatusCode)
 	}
-	if got := r.ask(http.MethodGet, u.Host, u.RequestURI()); got.StatusCode != 403 || !strings.HasPrefix(got.body, "This link has been used") {
+	if got := r.ask(http.MethodGet, u.Host, u.RequestURI()); got.StatusCode != http.StatusForbidden || !strings.HasPrefix(got.body, "This link has been used") {
 		t.Errorf("used again: %d %s", got.StatusCode, got.body)
 	}
-	if got := r.ask(http.MethodGet, u.Host, "/.sallyport/anything", session); got.StatusCode != 404 {
+	if got := r.ask(http.MethodGet, u.Host, "/.sallyport/anything", session); got.StatusCode != http.StatusNotFound {
 		t.Errorf("the gateway's own paths: %d", got.StatusCode)
 	}
-	if got := r.ask(http.MethodPost, u.Host, servicehost.PathSignOut, session, "Origin: https://evil.example"); got.StatusCode != 403 {
+	if got := r.ask(http.MethodPost, u.Host, servicehost.PathSignOut, session, "Origin: https://evil.example"); got.StatusCode != http.StatusForbidden {
 		t.Errorf("signed out by another: %d", got.StatusCode)
 	}
 	out := r.ask(http.MethodPost, u.Host, servicehost.PathSignOut, session, "Sec-Fetch-Site: same-origin")
-	if out.StatusCode != 200 || len(out.Cookies()) != 1 || out.Cookies()[0].MaxAge >= 0 {
+	if out.StatusCode != http.StatusOK || len(out.Cookies()) != 1 || out.Cookies()[0].MaxAge >= 0 {
 		t.Errorf("signed out: %d %v", out.StatusCode, out.Cookies())
 	}
-	if got := r.ask(http.MethodGet, u.Host, "/", session); got.StatusCode != 401 {
+	if got := r.ask(http.MethodGet, u.Host, "/", session); got.StatusCode != http.StatusUnauthorized {
 		t.Errorf("signed out and in: %d", got.StatusCode)
 	}
 	opened, closed := r.records.of(audit.ActionSessionOpen), r.records.of(audit.ActionSessionClose)
@@ -101,16 +101,16 @@ func TestLinkIsForOneServiceAndExpires(t *testing.T) {
 		_, code, _ := strings.Cut(link, "?")
 		return servicehost.PathSignIn + "?" + code
 	}
-	if got := r.ask(http.MethodGet, r.host("box", "other"), code()); got.StatusCode != 403 {
+	if got := r.ask(http.MethodGet, r.host("box", "other"), code()); got.StatusCode != http.StatusForbidden {
 		t.Errorf("at another service: %d", got.StatusCode)
 	}
 	path := code()
 	r.ahead.Store(int64(servicehost.LinkTTL))
-	if got := r.ask(http.MethodGet, r.host("box", "web"), path); got.StatusCode != 403 {
+	if got := r.ask(http.MethodGet, r.host("box", "web"), path); got.StatusCode != http.StatusForbidden {
 		t.Errorf("expired: %d", got.StatusCode)
 	}
 	for _, path := range []string{"", "?code=", "?code=x", "?code=" + strings.Repeat("a", 43)} {
-		if got := r.ask(http.MethodGet, r.host("box", "web"), servicehost.PathSignIn+path); got.StatusCode != 403 || len(got.Cookies()) > 0 {
+		if got := r.ask(http.MethodGet, r.host("box", "web"), servicehost.PathSignIn+path); got.StatusCode != http.StatusForbidden || len(got.Cookies()) > 0 {
 			t.Errorf("%q: %d", path, got.StatusCode)
 		}
 	}
@@ -184,7 +184,7 @@ func TestSessionEnds(t *testing.T) {
 			asked, release := make(chan struct{}), make(chan struct{})
 			e := r.expose("box", "web", "alice", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				if req.URL.Path == "/hold" {
-					w.WriteHeader(200)
+					w.WriteHeader(http.StatusOK)
 					w.(http.Flusher).Flush()
 					close(asked)
 					select {
@@ -195,7 +195,7 @@ func TestSessionEnds(t *testing.T) {
 			}))
 			defer close(release)
 			session := r.signIn("alice", "box", "web")
-			if a := r.ask(http.MethodGet, r.host("box", "web"), "/", session); a.StatusCode != 200 {
+			if a := r.ask(http.MethodGet, r.host("box", "web"), "/", session); a.StatusCode != http.StatusOK {
 				t.Fatalf("%d %s", a.StatusCode, a.body)
 			}
 			ended := make(chan struct{})
@@ -218,7 +218,7 @@ func TestSessionEnds(t *testing.T) {
 			}()
 			<-asked
 			end(r, e)
-			if a := r.ask(http.MethodGet, r.host("box", "web"), "/", session); a.StatusCode != 401 && a.StatusCode != 404 {
+			if a := r.ask(http.MethodGet, r.host("box", "web"), "/", session); a.StatusCode != http.StatusUnauthorized && a.StatusCode != http.StatusNotFound {
 				t.Errorf("after the end: %d %s", a.StatusCode, a.body)
 			}
 			select {
@@ -242,14 +242,14 @@ func TestSessionsAreBounded(t *testing.T) {
 	for range 63 {
 		r.signIn("alice", "box", "web")
 	}
-	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", first); a.StatusCode != 200 || r.handler.Sessions() != 64 {
+	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", first); a.StatusCode != http.StatusOK || r.handler.Sessions() != 64 {
 		t.Errorf("at the limit: %d, %d sessions", a.StatusCode, r.handler.Sessions())
 	}
 	last := r.signIn("alice", "box", "web")
-	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", first); a.StatusCode != 401 || r.handler.Sessions() != 64 {
+	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", first); a.StatusCode != http.StatusUnauthorized || r.handler.Sessions() != 64 {
 		t.Errorf("past the limit: %d, %d sessions", a.StatusCode, r.handler.Sessions())
 	}
-	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", last); a.StatusCode != 200 {
+	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", last); a.StatusCode != http.StatusOK {
 		t.Errorf("the newest: %d", a.StatusCode)
 	}
 }

@@ -81,8 +81,8 @@ func (h *Handler) Links() http.Handler {
 // link makes a link for the caller.
 func (a *attempt) link(ctx context.Context) (*linkAnswer, error) {
 	r := a.r
-	bad := func(format string, args ...any) error {
-		return fault.New(fault.InvalidArgument, ReasonBadRequest, format, args...).WithNext("use `sallyport service open`")
+	bad := func(message string) error {
+		return fault.New(fault.InvalidArgument, ReasonBadRequest, "%s", message).WithNext("use `sallyport service open`")
 	}
 	if r.Method != http.MethodPost {
 		return nil, bad("a link is asked for with POST")

@@ -40,6 +40,12 @@ func parrot(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// socket opens a WebSocket.
+func (r *rig) socket(url string, header http.Header) (*websocket.Conn, error) {
+	conn, _, err := websocket.Dial(r.tb.Context(), url, &websocket.DialOptions{HTTPClient: r.client(false), HTTPHeader: header}) //nolint:bodyclose // The connection has it.
+	return conn, err
+}
+
 func TestWebSocket(t *testing.T) {
 	t.Parallel()
 	for _, tls := range []bool{false, true} {
@@ -49,10 +55,7 @@ func TestWebSocket(t *testing.T) {
 			r.expose("box", "web", "alice", http.HandlerFunc(parrot))
 			kind, session, _ := strings.Cut(r.signIn("alice", "box", "web"), ": ")
 			url := strings.Replace(r.scheme(), "http", "ws", 1) + "://" + r.host("box", "web") + "/socket"
-			dial := func(header http.Header) (*websocket.Conn, *http.Response, error) {
-				return websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPClient: r.client(false), HTTPHeader: header})
-			}
-			conn, _, err := dial(http.Header{kind: {session}, "Origin": {r.scheme() + "://" + r.host("box", "web")}})
+			conn, err := r.socket(url, http.Header{kind: {session}, "Origin": {r.scheme() + "://" + r.host("box", "web")}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +88,7 @@ func TestWebSocket(t *testing.T) {
 				}
 				return false
 			})
-			if _, resp, err := dial(http.Header{kind: {session}, "Origin": {"https://evil.example"}}); err == nil || resp.StatusCode == 101 {
+			if _, err := r.socket(url, http.Header{kind: {session}, "Origin": {"https://evil.example"}}); err == nil {
 				t.Error("a foreign page got a connection")
 			}
 		})
@@ -97,7 +100,7 @@ func TestOtherUpgradesAreNotPassedOn(t *testing.T) {
 	r := newRig(t, options{})
 	r.expose("box", "web", "alice", http.HandlerFunc(echo))
 	a := r.ask(http.MethodGet, r.host("box", "web"), "/", bearer+"alice", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "Http2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
-	if got := r.seen(a); a.StatusCode != 200 || got["Upgrade"] != nil || got["Connection"] != nil || got["Http2-Settings"] != nil {
+	if got := r.seen(a); a.StatusCode != http.StatusOK || got["Upgrade"] != nil || got["Connection"] != nil || got["Http2-Settings"] != nil {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
 }
@@ -223,21 +226,21 @@ func TestRequestsAreBounded(t *testing.T) {
 	hold("alice")
 	hold("alice")
 	for _, name := range []string{"web", "other"} {
-		if a := r.ask(http.MethodGet, r.host("box", name), "/", bearer+"alice"); a.StatusCode != 429 || a.Header.Get("Retry-After") == "" ||
+		if a := r.ask(http.MethodGet, r.host("box", name), "/", bearer+"alice"); a.StatusCode != http.StatusTooManyRequests || a.Header.Get("Retry-After") == "" ||
 			!strings.Contains(a.body, "by this caller") {
 			t.Errorf("a third request of the caller to %s: %d %s", name, a.StatusCode, a.body)
 		}
 	}
-	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", bearer+"bob"); a.StatusCode != 200 {
+	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", bearer+"bob"); a.StatusCode != http.StatusOK {
 		t.Errorf("the third request to the service: %d %s", a.StatusCode, a.body)
 	}
 	hold("bob")
-	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", bearer+"carol"); a.StatusCode != 429 || !strings.Contains(a.body, "to this service") {
+	if a := r.ask(http.MethodGet, r.host("box", "web"), "/", bearer+"carol"); a.StatusCode != http.StatusTooManyRequests || !strings.Contains(a.body, "to this service") {
 		t.Errorf("the fourth request to the service: %d %s", a.StatusCode, a.body)
 	}
 	close(release)
 	for range 3 {
-		if a := <-held; a.StatusCode != 200 {
+		if a := <-held; a.StatusCode != http.StatusOK {
 			t.Errorf("held: %d %s", a.StatusCode, a.body)
 		}
 	}
@@ -255,10 +258,10 @@ func TestCallersAreLimited(t *testing.T) {
 			t.Errorf("anonymous %d: %d, want %d", i, a.StatusCode, want)
 		}
 	}
-	if a := r.ask(http.MethodGet, host, servicehost.PathSignIn+"?code=x"); a.StatusCode != 403 {
+	if a := r.ask(http.MethodGet, host, servicehost.PathSignIn+"?code=x"); a.StatusCode != http.StatusForbidden {
 		t.Errorf("a wrong link: %d", a.StatusCode)
 	}
-	if a := r.ask(http.MethodGet, host, servicehost.PathSignIn+"?code=x"); a.StatusCode != 429 {
+	if a := r.ask(http.MethodGet, host, servicehost.PathSignIn+"?code=x"); a.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("another wrong link: %d", a.StatusCode)
 	}
 }
@@ -292,7 +295,7 @@ func TestLoopbackWithoutSigningIn(t *testing.T) {
 				"the gateway's own": {r.address, nil, map[bool]int{true: 404, false: 200}[split]},
 			} {
 				a := r.askOver(r.client(false), "http", http.MethodGet, c.host, "/", nil, c.headers...)
-				if a.StatusCode != c.status || a.StatusCode == 200 && name == "rebound name" && a.body != "the gateway's own" {
+				if a.StatusCode != c.status || a.StatusCode == http.StatusOK && name == "rebound name" && a.body != "the gateway's own" {
 					t.Errorf("%s: %d %s, want %d", name, a.StatusCode, a.body, c.status)
 				}
 			}
@@ -302,10 +305,10 @@ func TestLoopbackWithoutSigningIn(t *testing.T) {
 			if !split {
 				return
 			}
-			if a := r.ask(http.MethodGet, host, "/"); a.StatusCode != 401 {
+			if a := r.ask(http.MethodGet, host, "/"); a.StatusCode != http.StatusUnauthorized {
 				t.Errorf("over TLS: %d", a.StatusCode)
 			}
-			if a := r.ask(http.MethodGet, host, "/", bearer+"alice"); a.StatusCode != 200 {
+			if a := r.ask(http.MethodGet, host, "/", bearer+"alice"); a.StatusCode != http.StatusOK {
 				t.Errorf("over TLS with a token: %d", a.StatusCode)
 			}
 			// Who says nothing does not hold up others, and gRPC is no business of a plain connection.
@@ -319,7 +322,7 @@ func TestLoopbackWithoutSigningIn(t *testing.T) {
 				t.Fatal(err)
 			}
 			conn.Close()
-			if a := r.askOver(r.client(false), "http", http.MethodPost, r.address, "/openshell.v1.OpenShell/Health", nil, "Content-Type: application/grpc"); a.StatusCode != 404 {
+			if a := r.askOver(r.client(false), "http", http.MethodPost, r.address, "/openshell.v1.OpenShell/Health", nil, "Content-Type: application/grpc"); a.StatusCode != http.StatusNotFound {
 				t.Errorf("a call over a plain connection: %d", a.StatusCode)
 			}
 		})
@@ -330,7 +333,7 @@ func TestLoopbackIsOffByItself(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, options{})
 	r.expose("box", "web", "alice", http.HandlerFunc(hello))
-	if a := r.ask(http.MethodGet, r.host("box", "web"), "/"); a.StatusCode != 401 {
+	if a := r.ask(http.MethodGet, r.host("box", "web"), "/"); a.StatusCode != http.StatusUnauthorized {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
 }
@@ -395,9 +398,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, options{host: servicehost.Config{Idle: 100 * time.Millisecond}})
 	r.expose("box", "web", "alice", http.HandlerFunc(parrot))
-	conn, _, err := websocket.Dial(t.Context(), "ws://"+r.host("box", "web")+"/", &websocket.DialOptions{
-		HTTPClient: r.client(false), HTTPHeader: http.Header{"Authorization": {"Bearer user-alice"}},
-	})
+	conn, err := r.socket("ws://"+r.host("box", "web")+"/", http.Header{"Authorization": {"Bearer user-alice"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,14 @@ func (s *system) visitor(t *testing.T) *visitor {
 	}}
 }
 
-func (v *visitor) get(t *testing.T, at, header, value string) (*http.Response, string) {
+// seen is what a visitor sees.
+type seen struct {
+	status  int
+	cookies []*http.Cookie
+	body    string
+}
+
+func (v *visitor) get(t *testing.T, at, header, value string) seen {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, at, nil)
 	if err != nil {
@@ -61,14 +68,14 @@ func (v *visitor) get(t *testing.T, at, header, value string) (*http.Response, s
 	}
 	resp, err := v.client.Do(req)
 	if err != nil {
-		return &http.Response{}, err.Error()
+		return seen{body: err.Error()}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(body)
+	return seen{resp.StatusCode, resp.Cookies(), string(body)}
 }
 
 // until asks again and again, as long as something comes back or starts.
@@ -76,13 +83,13 @@ func (v *visitor) until(t *testing.T, status int, at, header, value string) stri
 	t.Helper()
 	deadline := time.After(patience)
 	for {
-		resp, body := v.get(t, at, header, value)
-		if resp.StatusCode == status {
-			return body
+		got := v.get(t, at, header, value)
+		if got.status == status {
+			return got.body
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("%s: %d %s, want %d", at, resp.StatusCode, body, status)
+			t.Fatalf("%s: %d %s, want %d", at, got.status, got.body, status)
 		case <-time.After(pollEvery):
 		}
 	}
@@ -106,8 +113,8 @@ func TestService(t *testing.T) {
 		t.Errorf("exposed at %s, want %s", at, want)
 	}
 	v, token := s.visitor(t), "Bearer "+s.token(devidp.CLIClient, "user@test", "user")
-	if resp, body := v.get(t, at, "", ""); resp.StatusCode != 401 || !strings.Contains(body, "sallyport service open box web") {
-		t.Errorf("nobody: %d %s", resp.StatusCode, body)
+	if got := v.get(t, at, "", ""); got.status != http.StatusUnauthorized || !strings.Contains(got.body, "sallyport service open box web") {
+		t.Errorf("nobody: %d %s", got.status, got.body)
 	}
 	if body := v.until(t, 200, at+"path?q=1", "Authorization", token); body != "box heard GET /path?q=1 HTTP/1.1, credentials 0" {
 		t.Errorf("with a token: %s", body)
@@ -115,26 +122,26 @@ func TestService(t *testing.T) {
 	signIn := func() string {
 		t.Helper()
 		link := strings.TrimSpace(c.must(t, "service", "open", "box", "web", "--print"))
-		resp, body := v.get(t, link, "", "")
-		if resp.StatusCode != 303 || len(resp.Cookies()) != 1 {
-			t.Fatalf("%s: %d %s", link, resp.StatusCode, body)
+		got := v.get(t, link, "", "")
+		if got.status != http.StatusSeeOther || len(got.cookies) != 1 {
+			t.Fatalf("%s: %d %s", link, got.status, got.body)
 		}
-		if again, _ := v.get(t, link, "", ""); again.StatusCode != 403 {
-			t.Errorf("the link twice: %d", again.StatusCode)
+		if again := v.get(t, link, "", ""); again.status != http.StatusForbidden {
+			t.Errorf("the link twice: %d", again.status)
 		}
-		return resp.Cookies()[0].Name + "=" + resp.Cookies()[0].Value
+		return got.cookies[0].Name + "=" + got.cookies[0].Value
 	}
 	session := signIn()
-	resp, body := v.get(t, at, "Cookie", session)
-	if resp.StatusCode != 200 || body != "box heard GET / HTTP/1.1, credentials 0" || len(resp.Cookies()) != 1 || resp.Cookies()[0].Domain != "" {
-		t.Errorf("signed in: %d %s %v", resp.StatusCode, body, resp.Cookies())
+	got := v.get(t, at, "Cookie", session)
+	if got.status != http.StatusOK || got.body != "box heard GET / HTTP/1.1, credentials 0" || len(got.cookies) != 1 || got.cookies[0].Domain != "" {
+		t.Errorf("signed in: %d %s %v", got.status, got.body, got.cookies)
 	}
 
 	s.gateway.kill(t)
 	s.gateway.start(t)
 	s.waitReady()
-	if resp, body := v.get(t, at, "Cookie", session); resp.StatusCode != 401 {
-		t.Errorf("a session of the gateway before: %d %s", resp.StatusCode, body)
+	if got := v.get(t, at, "Cookie", session); got.status != http.StatusUnauthorized {
+		t.Errorf("a session of the gateway before: %d %s", got.status, got.body)
 	}
 	v.until(t, 200, at, "Authorization", token)
 	v.until(t, 200, at, "Cookie", signIn())
@@ -147,8 +154,8 @@ func TestService(t *testing.T) {
 		t.Errorf("list: %s", out)
 	}
 	s.remove(t, id, "box")
-	if resp, body := v.get(t, at, "Authorization", token); resp.StatusCode != 404 {
-		t.Errorf("after the sandbox: %d %s", resp.StatusCode, body)
+	if got := v.get(t, at, "Authorization", token); got.status != http.StatusNotFound {
+		t.Errorf("after the sandbox: %d %s", got.status, got.body)
 	}
 	if out := c.must(t, "service", "list"); !strings.Contains(out, "No services found") {
 		t.Errorf("list: %s", out)

@@ -96,7 +96,7 @@ func (c *Config) services(v *values) {
 		add(u.Hostname())
 		s.Secure, s.Port = u.Scheme == "https", 0
 		if u.Port() != "" {
-			port, _ := strconv.ParseUint(u.Port(), 10, 16) //nolint:errcheck // The form has refused what is no port.
+			port, _ := strconv.ParseUint(u.Port(), 10, 16) // The form has refused what is no port.
 			s.Port = uint16(port)
 		}
 	}

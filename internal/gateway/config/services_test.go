@@ -24,27 +24,33 @@ func TestServices(t *testing.T) {
 		},
 		"wildcards": {
 			append([]string{"--server-san", "gw.test,10.0.0.1,*.Apps.test", "--server-san", "*.more.test,*.apps.test"}, tls...),
-			config.Services{Domains: []string{"apps.test", "more.test", "openshell.localhost"}, Secure: true, Port: 18000}, "",
+			config.Services{Domains: []string{"apps.test", "more.test", "openshell.localhost"}, Secure: true, Port: 18000},
+			"",
 		},
 		"behind a proxy": {
 			[]string{"--disable-tls", "--service-url", "https://apps.test", "--server-san", "*.more.test"},
-			config.Services{Domains: []string{"apps.test", "more.test", "openshell.localhost"}, Secure: true}, "",
+			config.Services{Domains: []string{"apps.test", "more.test", "openshell.localhost"}, Secure: true},
+			"",
 		},
 		"another port": {
 			append([]string{"--service-url", "http://apps.test:8081"}, tls...),
-			config.Services{Domains: []string{"apps.test", "openshell.localhost"}, Port: 8081}, "",
+			config.Services{Domains: []string{"apps.test", "openshell.localhost"}, Port: 8081},
+			"",
 		},
 		"loopback": {
 			append([]string{"--enable-loopback-service-http", "true"}, tls...),
-			config.Services{Domains: []string{"openshell.localhost"}, Port: 18000, Loopback: true}, "without signing in",
+			config.Services{Domains: []string{"openshell.localhost"}, Port: 18000, Loopback: true},
+			"without signing in",
 		},
 		"loopback on all addresses": {
 			append([]string{"--enable-loopback-service-http=true", "--bind-address", "0.0.0.0"}, tls...),
-			config.Services{Domains: []string{"openshell.localhost"}, Secure: true, Port: 18000}, "does not listen on a loopback address",
+			config.Services{Domains: []string{"openshell.localhost"}, Secure: true, Port: 18000},
+			"does not listen on a loopback address",
 		},
 		"loopback off": {
 			append([]string{"--enable-loopback-service-http", "false"}, tls...),
-			config.Services{Domains: []string{"openshell.localhost"}, Secure: true, Port: 18000}, "",
+			config.Services{Domains: []string{"openshell.localhost"}, Secure: true, Port: 18000},
+			"",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
