@@ -47,10 +47,13 @@ func InFolder(ctx context.Context, f Folder, o Options) (*Report, error) {
 		return report, err
 	}
 	copied, err := place.copyClient()
-	if copied {
+	if err != nil {
+		// The copy is a convenience for people; a service may not even be let write there.
+		report.Notes = append(report.Notes, "the client's files were not copied: "+err.Error())
+	} else if copied {
 		report.Done = append(report.Done, f.ClientDir+": copy of the client certificate")
 	}
-	return report, err
+	return report, nil
 }
 
 type folder struct{ Folder }

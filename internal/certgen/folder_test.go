@@ -186,6 +186,20 @@ func TestFolderPutsBack(t *testing.T) {
 	}
 }
 
+// TestFolderWithoutPlaceForTheCopy is a service whose home may not be written.
+func TestFolderWithoutPlaceForTheCopy(t *testing.T) {
+	t.Parallel()
+	l := newLocal(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.folder.ClientDir = filepath.Join(file, "mtls")
+	if report := l.run(t); len(report.Done) != 4 || len(report.Notes) != 1 || !strings.Contains(report.Notes[0], "were not copied") {
+		t.Errorf("%+v", report)
+	}
+}
+
 func TestFolderDryRunAndSigningOnly(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t)
