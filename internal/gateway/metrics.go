@@ -105,6 +105,8 @@ func newMetrics(version string) *metrics {
 	build.WithLabelValues(version, runtime.Version()).Set(1)
 	m.healthy, m.writes, m.stale = healthy.WithLabelValues(), writes.WithLabelValues(), stale.WithLabelValues()
 	m.committed = m.commits.WithLabelValues("ok")
+	// What an alert watches is there before it happens: the first time would be no increase otherwise.
+	m.commits.WithLabelValues("error")
 	for _, result := range []string{"applied", "refused"} {
 		m.reloads.WithLabelValues(result)
 	}

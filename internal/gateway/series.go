@@ -111,7 +111,7 @@ var driverSeries = []series{
 }
 
 var storeSeries = []series{
-	{name: "sallyport_store_commit_duration_seconds", kind: histogram, labels: []string{"result"}, help: "Time of a commit, its sync to disk included.", values: "`ok`, `error`.", when: "nothing was written", buckets: commitBuckets},
+	{name: "sallyport_store_commit_duration_seconds", kind: histogram, labels: []string{"result"}, help: "Time of a commit, its sync to disk included.", values: "`ok`, `error`.", buckets: commitBuckets},
 	{name: "sallyport_store_commit_writes", kind: histogram, help: "Writes that shared a commit.", buckets: batchBuckets},
 	{name: "sallyport_store_queue", kind: gauge, help: "Writes that wait for a commit; at 1024 callers wait."},
 	{name: "sallyport_database_bytes", kind: gauge, labels: []string{"file"}, help: "Size of the database.", values: "`data`, `log` (write-ahead log).", when: "the database is in memory or is PostgreSQL"},
