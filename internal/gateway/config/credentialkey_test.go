@@ -1,6 +1,9 @@
 package config_test
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,5 +76,50 @@ func TestServiceLinks(t *testing.T) {
 	env["OPENSHELL_SERVER_PORT"] = "8080x"
 	if _, problems, _ := config.Check(nil, lookup); len(problems) != 1 {
 		t.Errorf("another word than a number: %v", problems)
+	}
+}
+
+// TestReferencePods reads which pods are sandboxes from the reference's table, as it does itself.
+func TestReferencePods(t *testing.T) {
+	t.Parallel()
+	const head = "[openshell.gateway]\nsandbox_namespace = 'team1'\ndisable_tls = true\n"
+	const jwt = "[openshell.gateway.gateway_jwt]\nsigning_key_path = '/jwt/signing.pem'\n"
+	const table = "[openshell.drivers.kubernetes]\ngrpc_endpoint = 'https://s:8080'\nservice_account_name = 'openshell-sandbox'\n"
+	for name, tc := range map[string]struct {
+		file    string
+		outside bool
+		args    []string
+		want    config.Kubernetes
+	}{
+		"tenant chart":     {file: head + jwt + table, want: config.Kubernetes{Enabled: true, Namespaces: []string{"team1"}, ServiceAccount: "openshell-sandbox"}},
+		"namespace of its": {file: head + jwt + table + "namespace = 'agents'\n", want: config.Kubernetes{Enabled: true, Namespaces: []string{"agents"}, ServiceAccount: "openshell-sandbox"}},
+		"shared account":   {file: head + "service_account_name = 'shared'\n" + jwt + "[openshell.drivers.kubernetes]\n", want: config.Kubernetes{Enabled: true, Namespaces: []string{"team1"}, ServiceAccount: "shared"}},
+		"nothing named":    {file: "[openshell.gateway]\ndisable_tls = true\n" + jwt + "[openshell.drivers.kubernetes]\n", want: config.Kubernetes{Enabled: true, Namespaces: []string{"openshell"}, ServiceAccount: "default"}},
+		"flags win":        {file: head + jwt + table, args: []string{"--kubernetes-namespaces", "a,b", "--kubernetes-service-account", "c"}, want: config.Kubernetes{Enabled: true, Namespaces: []string{"a", "b"}, ServiceAccount: "c"}},
+		"switched off":     {file: head + jwt + table, args: []string{"--kubernetes-enabled=false"}},
+		"no table":         {file: head + jwt},
+		"no key":           {file: head + table},
+		"not in a cluster": {file: head + jwt + table, outside: true},
+	} {
+		env := map[string]string{
+			"OPENSHELL_DRIVERS": "external", "OPENSHELL_COMPUTE_DRIVER_SOCKET": "/s", "OPENSHELL_OIDC_ISSUER": "https://i.test", "OPENSHELL_DB_URL": "sqlite:/x/y.db",
+			"HOME": "/nonexistent", "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+		}
+		if tc.outside {
+			delete(env, "KUBERNETES_SERVICE_HOST")
+		}
+		env["OPENSHELL_GATEWAY_CONFIG"] = filepath.Join(t.TempDir(), "gateway.toml")
+		if err := os.WriteFile(env["OPENSHELL_GATEWAY_CONFIG"], []byte(tc.file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, problems, err := config.Check(tc.args, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
+		if err != nil || len(problems) > 0 {
+			t.Errorf("%s: %v, %v", name, err, problems)
+			continue
+		}
+		got := c.Kubernetes
+		if got.Enabled != tc.want.Enabled || !slices.Equal(got.Namespaces, tc.want.Namespaces) || got.ServiceAccount != tc.want.ServiceAccount {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }

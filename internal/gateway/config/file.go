@@ -123,6 +123,10 @@ func (v *values) drivers(path string, m map[string]any) {
 		}
 		for _, key := range sortedKeys(driver) {
 			at := joined(at, key)
+			if name == "kubernetes" && podKeys[key] != "" {
+				// See referencePods.
+				continue
+			}
 			if key != "socket_path" {
 				line, _ := v.tree.position(at)
 				v.warn("%s:%d [%s] has no effect: drivers read their own settings", v.tree.path, line, at)

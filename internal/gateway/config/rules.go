@@ -245,6 +245,7 @@ func (c *Config) secret(v *values) {
 }
 
 func (c *Config) kubernetes(v *values) {
+	v.referencePods()
 	k := Kubernetes{Enabled: v.flag("kubernetes-enabled")}
 	if !k.Enabled {
 		for _, s := range kubernetesSettings[1:] {
