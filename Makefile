@@ -12,7 +12,7 @@ TEST_TIMEOUT ?= 9m
 FUZZ_TIME    ?= 20s
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test e2e-keycloak images images-test generate contract fmt lint vuln bench fuzz clean
+.PHONY: help build run test e2e-keycloak e2e-kube images images-test generate contract fmt lint vuln bench fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,15 +23,24 @@ build: ## Build every command into bin/, statically linked
 run: build ## Bring the whole system up on this machine and walk through the demo
 	bin/sallyport dev --demo
 
-# The end-to-end tests start the binaries in bin/, so these are built first.
+# The end-to-end tests start the binaries in bin/, so these are built first. Those on Kubernetes have a target of their own.
 test: build ## Vet and test everything with the race detector
 	go vet ./...
-	CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) ./...
+	SALLYPORT_REQUIRE_KUBE=$${SALLYPORT_REQUIRE_KUBE:-0} CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) ./...
 
 # Needs Java 17, Maven and the network the first time; see test/keycloak/README.md.
 e2e-keycloak: ## Test against a real Keycloak, which is downloaded and prepared on first use
 	test/keycloak/run prepare
 	SALLYPORT_REQUIRE_KEYCLOAK=1 CGO_ENABLED=1 go test -race -count=1 -parallel 8 -timeout 15m ./test/keycloak
+
+# Needs root and what `test/kube/up --help` lists; the first time Kubernetes is built, which takes half an hour.
+KUBE_IMAGES := gateway,supervisor,driver-kubernetes,driver-oauth2
+e2e-kube: build ## Test the chart and sandboxes as pods on a real Kubernetes, which is built on first use
+	test/kube/up
+	test/keycloak/run prepare
+	go -C tools/images run . -root $(CURDIR) -out $(CURDIR)/build/kube/images -images $(KUBE_IMAGES) \
+		-platforms linux/$$(go env GOARCH) -prefix sallyport -tag dev -version $(VERSION) -revision $(VERSION) -epoch 0
+	SALLYPORT_REQUIRE_KUBE=1 CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./test/kube
 
 # Needs no container engine. IMAGES, IMAGE_PLATFORMS, IMAGE_PREFIX and IMAGE_TAG choose; see docs/images.md.
 images: ## Write the container images to build/images, as OCI archives with bills of materials

@@ -28,10 +28,10 @@ func shell(t *testing.T) string {
 // products are the images of the product that a release needs.
 var products = []string{"gateway", "supervisor", "driver-kubernetes", "driver-oauth2"}
 
-// productImages gives the archives of make images to the cluster, once for all tests.
+// productImages gives the archives that make e2e-kube wrote to the cluster, once for all tests.
 var productImages = sync.OnceValue(func() error {
 	for _, name := range products {
-		archive := filepath.Join("..", "..", "build", "images", name+".tar")
+		archive := filepath.Join("..", "..", "build", "kube", "images", name+".tar")
 		if _, err := os.Stat(archive); err != nil {
 			return err
 		}

@@ -85,7 +85,7 @@ func install(t *testing.T, more string) *release {
 	c := require(t)
 	r := &release{space: c.space(t, "tenant"), realm: realm(t), home: t.TempDir()}
 	if err := productImages(); err != nil {
-		t.Fatalf("run make images: %v", err)
+		t.Fatalf("run make e2e-kube: %v", err)
 	}
 	r.in(t, "create", "configmap", "keycloak-ca", "--from-file=ca.crt="+r.realm.CA)
 	r.in(t, "create", "secret", "generic", releaseName+"-credentials", "--from-literal="+machineSecret+"="+keycloak.MachineSecret)
