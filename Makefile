@@ -6,13 +6,14 @@ LDFLAGS := -X main.version=$(VERSION)
 
 BUF  := go tool -modfile=tools/buf/go.mod buf
 LINT := go tool -modfile=tools/lint/go.mod
+HELM := go tool -modfile=tools/helm/go.mod helm
 
 # Longest a test run and one fuzz target may take.
 TEST_TIMEOUT ?= 9m
 FUZZ_TIME    ?= 20s
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test e2e-keycloak e2e-kube images images-test generate contract fmt lint vuln bench fuzz clean
+.PHONY: help build run test e2e-keycloak e2e-kube images images-test chart manifests generate contract fmt lint vuln bench fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,16 @@ images: ## Write the container images to build/images, as OCI archives with bill
 images-test: ## Build the images, read them back, run them as another user, build them again elsewhere
 	go -C tools/images vet ./...
 	go -C tools/images test -count=1 -timeout $(TEST_TIMEOUT) ./...
+
+# Slow the first time: Helm is compiled from source. The tests want the gateway of bin/, which checks its settings.
+chart: build ## Lint, render and package the Helm chart, into build/chart
+	$(HELM) lint --strict deploy/helm/sallyport
+	SALLYPORT_REQUIRE_HELM=1 go test -count=1 -timeout $(TEST_TIMEOUT) ./test/chart
+	@mkdir -p build/chart
+	$(HELM) package --destination build/chart deploy/helm/sallyport
+
+manifests: build ## Write the manifests and golden files that come from the chart
+	SALLYPORT_REQUIRE_HELM=1 go test -count=1 ./test/chart -run 'TestScenarios|TestManifests' -update
 
 generate: ## Regenerate Go from the proto files, then whatever go:generate asks for
 	$(BUF) generate
