@@ -95,11 +95,8 @@ func (a *app) sandboxExecCommand() *cobra.Command {
 
 // execute runs a command in a ready sandbox and returns its exit code as error.
 func (a *app) execute(ctx context.Context, s *session, sb *openshellpb.Sandbox, command []string, f execFlags) error {
-	name := sb.GetMetadata().GetName()
-	if phase := phaseOf(sb); phase != openshellpb.SandboxPhase_SANDBOX_PHASE_READY {
-		reason, _ := reasonOf(sb)
-		return failure(orWord(advice(reason, name), fmt.Sprintf("wait for it, see `sallyport sandbox get %s`", name)),
-			"sandbox '%s' is not ready (phase: %s)", name, phaseWord(phase))
+	if err := checkReady(sb); err != nil {
+		return err
 	}
 	env, err := pairsOf("env", f.env, nil)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/internal/cli/forward"
 )
 
@@ -136,12 +135,10 @@ func (a *app) forwardTelling(ctx context.Context, given string, f forwardFlags, 
 		if err != nil {
 			return err
 		}
-		name := sb.GetMetadata().GetName()
-		if phase := phaseOf(sb); phase != openshellpb.SandboxPhase_SANDBOX_PHASE_READY {
-			reason, _ := reasonOf(sb)
-			return failure(orWord(advice(reason, name), fmt.Sprintf("wait for it, see `sallyport sandbox get %s`", name)),
-				"sandbox '%s' is not ready (phase: %s)", name, phaseWord(phase))
+		if err := checkReady(sb); err != nil {
+			return err
 		}
+		name := sb.GetMetadata().GetName()
 		a.rememberSandbox(s.ref, name)
 		e := forward.Entry{
 			PID: os.Getpid(), Gateway: s.ref.label(), Workspace: a.flags.workspace, Sandbox: name, SandboxID: sb.GetMetadata().GetId(),

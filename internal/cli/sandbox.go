@@ -19,7 +19,8 @@ const (
 func (a *app) sandboxCommand() *cobra.Command {
 	return group("sandbox", "Create and use sandboxes", []string{"sb"},
 		a.sandboxCreateCommand(), a.sandboxListCommand(), a.sandboxGetCommand(), a.sandboxExecCommand(), a.sandboxSSHCommand(),
-		a.sandboxStopCommand(), a.sandboxStartCommand(), a.sandboxProviderCommand(), a.logsCommand(), a.sandboxDeleteCommand())
+		a.sandboxStopCommand(), a.sandboxStartCommand(), a.sandboxProviderCommand(), a.logsCommand(),
+		a.sandboxUploadCommand(), a.sandboxDownloadCommand(), a.sandboxDeleteCommand())
 }
 
 // sandboxName is the argument, else the sandbox used last with this gateway.
