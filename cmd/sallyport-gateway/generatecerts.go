@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"sallyport.dev/sallyport/internal/apiserver"
 	"sallyport.dev/sallyport/internal/certgen"
+	"sallyport.dev/sallyport/internal/kubeclient"
 )
 
 const generateCertsUsage = `Usage:
@@ -108,7 +108,7 @@ func (f *certFlags) run(ctx context.Context, p process) (*certgen.Report, error)
 	if f.namespace == "" {
 		f.namespace, _ = p.env("POD_NAMESPACE")
 	}
-	api, err := apiserver.New(apiserver.Config{URL: f.apiURL, CAPath: f.apiCA, TokenPath: f.apiToken, Env: p.env})
+	api, err := kubeclient.New(kubeclient.Config{URL: f.apiURL, CAPath: f.apiCA, TokenPath: f.apiToken, Env: p.env})
 	if err != nil {
 		return nil, fmt.Errorf("%w; run it in a pod, name the server with --kubernetes-api-url, or a folder with --output-dir", err)
 	}

@@ -20,7 +20,7 @@ func copySelf(dest, calledAs string) (string, error) {
 	if dest == "" {
 		return "", errors.New("copy-self needs a file or a folder")
 	}
-	info, err := os.Stat(dest)
+	info, err := os.Stat(dest) //nolint:gosec // reason: whoever starts the program names the place
 	switch {
 	case err == nil && info.IsDir(), errors.Is(err, fs.ErrNotExist) && strings.HasSuffix(dest, "/"):
 		dest = filepath.Join(dest, filepath.Base(calledAs))

@@ -180,9 +180,11 @@ func TestRestrictedPod(t *testing.T) {
 				t.Fatal(err)
 			}
 			for file, data := range map[string][]byte{"ca.crt": ca, "token": []byte("e30.e30.e30")} {
-				if err := os.WriteFile(filepath.Join(secrets, file), data, 0o400); err == nil {
+				err := os.WriteFile(filepath.Join(secrets, file), data, 0o400)
+				if err == nil {
 					err = os.Chmod(filepath.Join(secrets, file), 0o440)
-				} else {
+				}
+				if err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -15,7 +15,7 @@ import (
 	"sync"
 	"testing"
 
-	"sallyport.dev/sallyport/internal/apiserver"
+	"sallyport.dev/sallyport/internal/kubeclient"
 )
 
 // canary stands in what the server says; it must get into no error.
@@ -71,9 +71,9 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-func (c *cluster) client(t *testing.T) *apiserver.Client {
+func (c *cluster) client(t *testing.T) *kubeclient.Client {
 	t.Helper()
-	client, err := apiserver.New(apiserver.Config{
+	client, err := kubeclient.New(kubeclient.Config{
 		URL: c.server.URL, CAPath: filepath.Join(c.dir, "ca.crt"), TokenPath: filepath.Join(c.dir, "token"),
 	})
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"strings"
 
-	"sallyport.dev/sallyport/internal/apiserver"
+	"sallyport.dev/sallyport/internal/kubeclient"
 )
 
 // The label on every Secret that is ours to change, and what others put on theirs.
@@ -31,7 +31,7 @@ type Secrets struct {
 	// Encryption is where the key of credentials at rest is kept; empty means that none is made.
 	Encryption string
 	// API is how to call the API server.
-	API *apiserver.Client
+	API *kubeclient.Client
 }
 
 // InSecrets keeps everything in Secrets of Kubernetes. Secrets that carry another owner's mark, or none, are used and
@@ -121,8 +121,8 @@ func (s *secrets) read(ctx context.Context) (map[part]*found, []string, error) {
 		var got secret
 		err := s.API.Call(ctx, http.MethodGet, s.path(name), nil, &got)
 		switch {
-		case errors.Is(err, apiserver.ErrNotFound):
-		case what == partAuthority && apiserver.Code(err) == http.StatusForbidden:
+		case errors.Is(err, kubeclient.ErrNotFound):
+		case what == partAuthority && kubeclient.Code(err) == http.StatusForbidden:
 			// Roles that were made for the reference may name its three Secrets.
 			notes = append(notes, fmt.Sprintf("%s may not be read: certificates are not renewed; let the service account get, create and patch it", s.name(what)))
 		case err != nil:
@@ -174,7 +174,7 @@ func (s *secrets) put(ctx context.Context, c change, query string) error {
 	var answer secret
 	err := s.API.Call(ctx, method, path+query, object, &answer)
 	switch {
-	case apiserver.Code(err) == http.StatusConflict || c.was != nil && errors.Is(err, apiserver.ErrNotFound):
+	case kubeclient.Code(err) == http.StatusConflict || c.was != nil && errors.Is(err, kubeclient.ErrNotFound):
 		return errChanged
 	case err != nil:
 		return s.explain(verb, c.part, err)
@@ -184,7 +184,7 @@ func (s *secrets) put(ctx context.Context, c change, query string) error {
 
 func (s *secrets) explain(verb string, what part, err error) error {
 	hint := ""
-	switch apiserver.Code(err) {
+	switch kubeclient.Code(err) {
 	case http.StatusForbidden:
 		hint = "; let the service account get, create and patch secrets of the namespace"
 	case http.StatusNotFound:

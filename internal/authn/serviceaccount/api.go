@@ -4,7 +4,7 @@ import (
 	"context"
 	"net/http"
 
-	"sallyport.dev/sallyport/internal/apiserver"
+	"sallyport.dev/sallyport/internal/kubeclient"
 )
 
 // Words of the Kubernetes API and of the objects that compute drivers make there.
@@ -63,10 +63,10 @@ type ownerReference struct {
 }
 
 // api makes the calls.
-type api struct{ client *apiserver.Client }
+type api struct{ client *kubeclient.Client }
 
 func newAPI(c Config) (*api, error) {
-	client, err := apiserver.New(apiserver.Config{URL: c.APIURL, CAPath: c.CAPath, TokenPath: c.TokenPath, Timeout: c.Timeout, Env: c.Env})
+	client, err := kubeclient.New(kubeclient.Config{URL: c.APIURL, CAPath: c.CAPath, TokenPath: c.TokenPath, Timeout: c.Timeout, Env: c.Env})
 	if err != nil {
 		return nil, err
 	}

@@ -15,17 +15,17 @@ import (
 	"strings"
 	"time"
 
-	"sallyport.dev/sallyport/internal/apiserver"
 	"sallyport.dev/sallyport/internal/authn/tokencache"
 	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/kubeclient"
 	"sallyport.dev/sallyport/internal/principal"
 )
 
 // Defaults inside a cluster, and of the contract.
 const (
 	DefaultAudience  = "openshell-gateway"
-	DefaultCAPath    = apiserver.DefaultCAPath
-	DefaultTokenPath = apiserver.DefaultTokenPath
+	DefaultCAPath    = kubeclient.DefaultCAPath
+	DefaultTokenPath = kubeclient.DefaultTokenPath
 )
 
 // Bounds of the work that pods can make for us and for the API server.
@@ -199,7 +199,7 @@ func (a *Authenticator) decide(ctx context.Context, token string) (sandboxID, po
 	}
 	p, err := a.api.pod(ctx, namespace, podName)
 	switch {
-	case errors.Is(err, apiserver.ErrNotFound):
+	case errors.Is(err, kubeclient.ErrNotFound):
 		return "", "", fault.New(fault.NotFound, ReasonPodNotFound, "pod not found").WithNext("the pod of this token is gone")
 	case err != nil:
 		return "", "", a.failed(err)
@@ -261,7 +261,7 @@ func (a *Authenticator) owner(ctx context.Context, namespace, sandboxID string, 
 	for _, version := range versions {
 		s, err := a.api.sandbox(ctx, version, namespace, owner.Name)
 		switch {
-		case errors.Is(err, apiserver.ErrNotFound):
+		case errors.Is(err, kubeclient.ErrNotFound):
 			continue
 		case err != nil:
 			return a.failed(err)

@@ -1,7 +1,7 @@
-// Package apiserver makes single calls of the Kubernetes API over plain HTTP, as a pod does them with the token of
+// Package kubeclient makes single calls of the Kubernetes API over plain HTTP, as a pod does them with the token of
 // its service account. It knows how the server is found, trusted and answered, and must not know what the objects
 // mean. It is for the few calls that the gateway makes itself; whoever watches objects needs a whole client library.
-package apiserver
+package kubeclient
 
 import (
 	"bytes"
