@@ -220,7 +220,7 @@ func TestTenantChart(t *testing.T) {
 			env := []string{
 				"OPENSHELL_SSH_HANDSHAKE_SECRET=changeme-changeme", "OPENSHELL_DRIVERS=external", "OPENSHELL_COMPUTE_DRIVER_SOCKET=/run/drivers/compute.sock",
 				"OPENSHELL_CREDENTIALS_DRIVER_SOCKET=/run/drivers/credentials.sock", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt",
-				"OPENSHELL_SERVER_PORT=tcp://10.0.0.1:8080", "OPENSHELL_SERVER_PORT_8080_TCP=tcp://10.0.0.1:8080", "OPENSHELL_SERVER_SERVICE_HOST=10.0.0.1",
+				"OPENSHELL_SERVER_PORT=tcp://10.0.0.1:8080", "OPENSHELL_SERVER_PORT_8080_TCP=tcp://10.0.0.1:8080", "OPENSHELL_SERVER_SERVICE_HOST=10.0.0.1", "KUBERNETES_SERVICE_HOST=127.0.0.1", "KUBERNETES_SERVICE_PORT=1",
 			}
 			args := []string{"/usr/local/bin/openshell-gateway", "--config", "/etc/openshell/gateway.toml", "--db-url", "sqlite:///data/openshell.db"}
 			if older {
