@@ -119,7 +119,7 @@ func testUnsettled(t *testing.T, results []error, shown int, writes bool) {
 			shown++
 		}
 	} else {
-		time.Sleep(2 * time.Second) //nolint:forbidigo // reason: the time of synctest
+		time.Sleep(2 * time.Second)
 		synctest.Wait()
 	}
 	if s.Count("k") != shown {

@@ -61,7 +61,7 @@ func (d *DB) write(ctx context.Context, revision uint64, fill func(context.Conte
 	}
 	defer d.release()
 	if p := d.pending; p != nil && !p.known {
-		return nil, fmt.Errorf("an earlier batch: %w", store.ErrUnsettled)
+		return nil, fmt.Errorf("the outcome of an earlier batch is not known yet: %w", store.ErrUnreachable)
 	}
 	d.pending = nil
 	if revision <= d.acked {
@@ -173,8 +173,13 @@ func (d *DB) Settle(ctx context.Context, revision uint64) ([]error, error) {
 		return nil, fmt.Errorf("revision %d is not pending", revision)
 	}
 	if !p.known {
-		if _, err := d.current(ctx); !p.known {
-			return nil, errors.Join(err, store.ErrUnsettled)
+		// Making a session finds out.
+		_, err := d.current(ctx)
+		if !p.known && err == nil {
+			err = store.ErrUnsettled
+		}
+		if !p.known {
+			return nil, err
 		}
 	}
 	d.pending = nil

@@ -276,6 +276,9 @@ func (d *DB) compare(epoch int64, revision uint64) error {
 		if waits {
 			p.known = true
 		}
+	case revision > d.acked:
+		return d.fail(fmt.Errorf("database %s is at revision %d, which somebody else must have written in this gateway's name, for it only wrote %d; "+
+			"the gateway must start again with what is there: %w", d.name, revision, d.acked, store.ErrDiverged))
 	default:
 		return d.fail(fmt.Errorf("database %s is at revision %d, but had confirmed %d: it lost writes, as after a failover to a standby "+
 			"that did not have them; the gateway must start again with what is there: %w", d.name, revision, d.acked, store.ErrDiverged))

@@ -126,7 +126,7 @@ func TestUnsettled(t *testing.T) {
 				t.Fatalf("write: %v", err)
 			}
 			<-done
-			if _, err = st.Write(t.Context(), store.Create(object("meanwhile"))); !errors.Is(err, store.ErrUnsettled) {
+			if _, err = st.Write(t.Context(), store.Create(object("meanwhile"))); !errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrUnsettled) {
 				t.Errorf("write meanwhile: %v", err)
 			}
 			if err := st.Ping(t.Context()); err == nil {

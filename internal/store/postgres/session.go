@@ -82,7 +82,7 @@ func useSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 // this process is gone without a word, that nothing ends the session for being quiet, and that a commit is on disk.
 func (s *session) setUp(ctx context.Context) error {
 	if _, err := s.conn.Exec(ctx, `SELECT set_config(name, v, false) FROM pg_settings JOIN (VALUES
-		('idle_session_timeout', '0'), ('idle_in_transaction_session_timeout', '60000'),
+		('client_encoding', 'UTF8'), ('idle_session_timeout', '0'), ('idle_in_transaction_session_timeout', '60000'),
 		('tcp_keepalives_idle', '15'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '30000'),
 		('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END)
 		) AS wanted (n, v) ON n = name`); err != nil {
