@@ -4,11 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -270,6 +272,9 @@ func TestUnpackFails(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"a": "mine"}, read(t, dir)); diff != "" {
 		t.Errorf("half a file was put in the place of another: %s", diff)
 	}
+	if _, err := transfer.Unpack(t.Context(), bytes.NewReader(sparse()), dir, nil); err == nil || !strings.Contains(err.Error(), "holes") {
+		t.Errorf("a file of nothing but holes: %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := transfer.Unpack(ctx, bytes.NewReader(whole), dir, nil); err == nil {
@@ -277,10 +282,44 @@ func TestUnpackFails(t *testing.T) {
 	}
 }
 
+// sparse is an archive of a few KiB with a file of a tebibyte.
+func sparse() []byte {
+	pad := func(b []byte) []byte { return append(b, make([]byte, (512-len(b)%512)%512)...) }
+	header := func(kind byte, size int) []byte {
+		h := make([]byte, 512)
+		copy(h, "hole")
+		copy(h[100:], "0000644\x000000000\x000000000\x00")
+		copy(h[124:], fmt.Sprintf("%011o\x00", size))
+		copy(h[136:], "00000000000\x00        ")
+		h[156] = kind
+		copy(h[257:], "ustar\x0000")
+		sum := 0
+		for _, b := range h {
+			sum += int(b)
+		}
+		copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+		return h
+	}
+	var records []byte
+	for _, kv := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=hole", "GNU.sparse.realsize=1099511627776"} {
+		n := len(kv) + 2
+		for len(strconv.Itoa(n))+len(kv)+2 != n {
+			n++
+		}
+		records = append(records, fmt.Sprintf("%d %s\n", n, kv)...)
+	}
+	out := append(header('x', len(records)), pad(records)...)
+	// A map of no data at all.
+	out = append(out, header('0', 512)...)
+	out = append(out, pad([]byte("1\n1099511627776\n0\n"))...)
+	return append(out, make([]byte, 1024)...)
+}
+
 // FuzzUnpack checks that no stream writes outside the folder, whatever comes of it.
 func FuzzUnpack(f *testing.F) {
 	f.Add(archive(f, tar.Header{Name: "a/b"}).Bytes())
 	f.Add(archive(f, tar.Header{Name: "l", Linkname: "..", Typeflag: tar.TypeSymlink}, tar.Header{Name: "l/x"}).Bytes())
+	f.Add(sparse())
 	f.Add(archive(f, tar.Header{Name: "a"}, tar.Header{Name: "b", Linkname: "a", Typeflag: tar.TypeLink}).Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 1<<16 {

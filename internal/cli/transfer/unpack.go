@@ -48,6 +48,8 @@ type unpacker struct {
 	*Unpacked
 	root  *os.Root
 	count *counter
+	// raw is what has been read of the stream.
+	raw *counter
 	// folders get their modes and times last, since writing into them changes both and may need more rights.
 	folders []*tar.Header
 }
@@ -64,8 +66,8 @@ func Unpack(ctx context.Context, r io.Reader, dir string, received func(int64)) 
 		return nil, err
 	}
 	defer root.Close()
-	u := &unpacker{Unpacked: &Unpacked{Sums: Sums{}}, root: root, count: &counter{told: received}}
-	in := tar.NewReader(r)
+	u := &unpacker{Unpacked: &Unpacked{Sums: Sums{}}, root: root, count: &counter{told: received}, raw: &counter{}}
+	in := tar.NewReader(io.TeeReader(r, u.raw))
 	for n := 0; ; n++ {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -206,7 +208,7 @@ func (u *unpacker) file(name string, h *tar.Header, in io.Reader) (err error) {
 		}
 	}()
 	hash := sha256.New()
-	_, err = io.Copy(io.MultiWriter(f, hash, u.count), in)
+	_, err = io.Copy(io.MultiWriter(u, f, hash, u.count), in)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write %q: %w", name, err)
 	}
@@ -218,6 +220,15 @@ func (u *unpacker) file(name string, h *tar.Header, in io.Reader) (err error) {
 	}
 	u.Sums[name] = hex.EncodeToString(hash.Sum(nil))
 	return nil
+}
+
+// Write implements io.Writer for each part of a file before it is written: no more comes out of the stream than went into
+// it. Holes of sparse files, which take no room in it, would otherwise fill a disk.
+func (u *unpacker) Write(data []byte) (int, error) {
+	if u.count.total+int64(len(data)) > u.raw.total {
+		return 0, errors.New("the archive has a file with holes, which is not taken")
+	}
+	return len(data), nil
 }
 
 // finish sets mode and time.
