@@ -12,6 +12,7 @@ import (
 	"sallyport.dev/sallyport/internal/policy"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/storefault"
 )
 
 // Kind is the store's kind of the one object that holds the global values.
@@ -250,12 +251,9 @@ func (s *Service) change(ctx context.Context, edit func(*Global) ([]store.Op, er
 		switch {
 		case err == nil:
 			return &g, nil
-		case !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrNotFound):
-			return nil, fault.Wrap(err, fault.Unavailable, "STORE_UNAVAILABLE", "the store cannot take writes").
-				WithNext("retry; if it persists, see the gateway's log and disk")
-		case attempt == attempts:
-			return nil, fault.Wrap(err, fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
-				WithNext("read the settings again and retry")
+		case attempt == attempts || !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrNotFound):
+			return nil, storefault.Of(err, fault.New(fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").
+				WithNext("read the settings again and retry"), store.ErrExists, store.ErrNotFound)
 		}
 	}
 }
