@@ -13,6 +13,15 @@ type UserTokens interface {
 	Verify(ctx context.Context, token string) (*principal.Principal, error)
 }
 
+// none tells of a set of identity providers that it is empty, which it may be from one reload of the settings to the next.
+type none interface{ Empty() bool }
+
+// noProvider tells that no access token can be believed, since there is nobody to have issued it.
+func (c *Chain) noProvider() bool {
+	set, ok := c.users.(none)
+	return c.users == nil || ok && set.Empty()
+}
+
 // Config says which credentials are accepted. The zero value accepts none.
 type Config struct {
 	// SandboxTokens verifies sandbox tokens; nil accepts none.
@@ -25,7 +34,7 @@ type Config struct {
 	AcceptSharedSecret bool
 	// SharedSecret is that secret. It must not be empty when AcceptSharedSecret is set.
 	SharedSecret string
-	// Users verifies access tokens; nil accepts none.
+	// Users verifies access tokens; nil accepts none, and so does one whose method Empty() bool says so.
 	Users UserTokens
 	// Certificates accepts client certificates as users; nil accepts none.
 	Certificates *Certificates
@@ -98,7 +107,7 @@ func (c *Chain) Authenticate(ctx context.Context, r *Request) (*principal.Princi
 		}
 	}
 	switch {
-	case bearer && c.users != nil:
+	case bearer && !c.noProvider():
 		return c.users.Verify(ctx, token)
 	case bearer:
 		return nil, fault.New(fault.Unauthenticated, ReasonTokenNotAccepted,

@@ -167,6 +167,35 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// set is a set of identity providers that may be empty.
+type set struct {
+	users
+	empty bool
+}
+
+func (s *set) Empty() bool { return s.empty }
+
+// A gateway without identity provider says that, rather than that the token is of another one.
+func TestTokenWithoutIdentityProvider(t *testing.T) {
+	t.Parallel()
+	providers := &set{empty: true}
+	for name, c := range map[string]authn.Config{"none ever": {}, "none now": {Users: providers, Development: &authn.Development{}}} {
+		chain, err := authn.New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := chain.Authenticate(t.Context(), request(getBox, authn.Request{Authorization: bearer("alices.to.ken")}))
+		if p != nil || fault.From(err).Reason != authn.ReasonTokenNotAccepted || !strings.Contains(err.Error(), "no identity provider") {
+			t.Errorf("%s: %v, %v", name, p, err)
+		}
+		providers.empty = false
+		if _, err := chain.Authenticate(t.Context(), request(getBox, authn.Request{Authorization: bearer("alices.to.ken")})); (err == nil) != (name == "none now") {
+			t.Errorf("%s, then one: %v", name, err)
+		}
+		providers.empty = true
+	}
+}
+
 func TestEmptySharedSecretIsRefused(t *testing.T) {
 	t.Parallel()
 	if _, err := authn.New(authn.Config{AcceptSharedSecret: true}); err == nil {

@@ -457,8 +457,8 @@ func TestSetsThatCannotWork(t *testing.T) {
 	if p, err := none.Verify(t.Context(), oidctest.New(t).Mint(nil)); p != nil || fault.From(err).Reason != oidc.ReasonIssuer {
 		t.Errorf("no issuer: %v, %v", p, err)
 	}
-	if err := none.Ready(); err != nil {
-		t.Errorf("no issuer: %v", err)
+	if err := none.Ready(); err != nil || !none.Empty() {
+		t.Errorf("no issuer: %v, empty %t", err, none.Empty())
 	}
 }
 

@@ -210,6 +210,9 @@ type Status struct {
 	Confirmed time.Time
 }
 
+// Empty tells that there is no issuer, so that no token can be believed.
+func (s *Issuers) Empty() bool { return len(s.state.Load().rules.order) == 0 }
+
 // Status returns how every issuer fares, in the order of the configuration.
 func (s *Issuers) Status() []Status {
 	st := s.state.Load()
