@@ -96,3 +96,18 @@ type blank struct{ header http.Header }
 func (w *blank) Header() http.Header         { return w.header }
 func (w *blank) Write(p []byte) (int, error) { return len(p), nil }
 func (w *blank) WriteHeader(int)             {}
+
+// BenchmarkUpload is a large request, in bytes a second.
+func BenchmarkUpload(b *testing.B) {
+	const size = 16 << 20
+	r := newRig(b, options{})
+	r.expose("box", "web", "alice", http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { io.Copy(io.Discard, req.Body) }))
+	c := r.client(false)
+	b.SetBytes(size)
+	b.ReportAllocs()
+	for b.Loop() {
+		if a := r.askWith(c, http.MethodPost, r.host("box", "web"), "/", &counted{left: size}, bearer+"alice"); a.StatusCode != http.StatusOK {
+			b.Fatal(a.StatusCode, a.body)
+		}
+	}
+}

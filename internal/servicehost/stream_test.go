@@ -156,8 +156,8 @@ func TestAnswersAreStreamed(t *testing.T) {
 // TestBodiesGoAsTheyAreRead sends much more than anything between may hold, and reads it late.
 func TestBodiesGoAsTheyAreRead(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, options{tls: true})
-	const size = 96 << 20
+	r := newRig(t, options{})
+	const size = 32 << 20
 	start := make(chan struct{})
 	r.expose("box", "web", "alice", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		<-start
