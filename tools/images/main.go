@@ -34,7 +34,7 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // reason: this is main
 	}
 }
 
