@@ -81,9 +81,9 @@ func findHelm() (string, error) {
 	}
 	// Another process may build it at the same time: the name is given last.
 	made := fmt.Sprintf("%s.%d", binary, os.Getpid())
-	build := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", made, "helm.sh/helm/v4/cmd/helm")
+	// As go tool builds it, so that both share what the compiler made.
+	build := exec.CommandContext(context.Background(), "go", "build", "-o", made, "helm.sh/helm/v4/cmd/helm")
 	build.Dir = filepath.Join(top, "tools", "helm")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", errors.Join(fmt.Errorf("build Helm from tools/helm: %w: %s", err, lastLines(string(out))), os.RemoveAll(made))
 	}

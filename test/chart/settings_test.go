@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,22 @@ func settingsOf(t *testing.T, objects []node, root string) settings {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// sameSettings tells whether the gateway of two renders is given the same.
+func sameSettings(a, b []node) bool {
+	toml := func(objects []node) any {
+		for _, o := range objects {
+			if strings.HasSuffix(text(o, "metadata", "name"), "-config") {
+				return text(o, "data", "gateway.toml")
+			}
+		}
+		return nil
+	}
+	container := func(objects []node) any {
+		return at(kinds(objects, "StatefulSet")[0], "spec", "template", "spec", "containers", "gateway")
+	}
+	return toml(a) == toml(b) && reflect.DeepEqual(container(a), container(b))
 }
 
 // run runs a command of the gateway's with the settings.

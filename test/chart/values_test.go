@@ -55,31 +55,44 @@ func TestValues(t *testing.T) {
 		}
 		return out
 	}
+	seen := newSettingsSeen(t)
 	// Renders share the machine's few cores with whatever else runs.
 	slots := make(chan struct{}, 4)
-	for _, c := range valueCases(t) {
-		t.Run(c.Value, func(t *testing.T) {
-			t.Parallel()
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			before := base(t, string(encodeValue(t, c.With)))
-			after := release{text: string(encodeValue(t, c.values(t)))}.must(t)
-			added, lost := differences(before, after), differences(after, before)
-			if len(added) == 0 && len(lost) == 0 {
-				t.Error("it changes nothing")
-			}
-			for _, want := range c.Want {
-				if !anyContains(added, want) {
-					t.Errorf("no new line has %q; new are\n%s", want, strings.Join(added, "\n"))
-				}
-			}
-			for _, want := range c.Lost {
-				if !anyContains(lost, want) {
-					t.Errorf("no line with %q is gone; gone are\n%s", want, strings.Join(lost, "\n"))
-				}
-			}
-			settingsOf(t, manifests(t, after), t.TempDir()).check(t)
-		})
+	t.Run("each", func(t *testing.T) {
+		for _, c := range valueCases(t) {
+			t.Run(c.Value, func(t *testing.T) {
+				t.Parallel()
+				slots <- struct{}{}
+				defer func() { <-slots }()
+				c.check(t, base(t, string(encodeValue(t, c.With))), seen)
+			})
+		}
+	})
+	seen.complete(t)
+}
+
+// check renders the case and compares with the render of what it needs alone.
+func (c valueCase) check(t *testing.T, before string, seen *settingsSeen) {
+	t.Helper()
+	after := release{text: string(encodeValue(t, c.values(t)))}.must(t)
+	added, lost := differences(before, after), differences(after, before)
+	if len(added) == 0 && len(lost) == 0 {
+		t.Error("it changes nothing")
+	}
+	for _, want := range c.Want {
+		if !anyContains(added, want) {
+			t.Errorf("no new line has %q; new are\n%s", want, strings.Join(added, "\n"))
+		}
+	}
+	for _, want := range c.Lost {
+		if !anyContains(lost, want) {
+			t.Errorf("no line with %q is gone; gone are\n%s", want, strings.Join(lost, "\n"))
+		}
+	}
+	was, is := manifests(t, before), manifests(t, after)
+	seen.compare(t, was, is)
+	if !sameSettings(was, is) {
+		settingsOf(t, is, t.TempDir()).check(t)
 	}
 }
 

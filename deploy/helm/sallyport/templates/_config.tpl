@@ -256,8 +256,8 @@ docs/configuration.md.
 {{- define "sallyport.configSum" -}}
 {{- $config := include "sallyport.config" . | fromYaml -}}
 {{- $gateway := omit $config.gateway "log_level" "tls" "oidc" "authorization_mode" "sandbox_ownership" "tenant" "tenant_claim" "grpc_rate_limit_requests" "grpc_rate_limit_window_seconds" -}}
-{{- with $gateway.limits -}}
-{{- $_ := set $gateway "limits" (omit . "principal_requests_per_second" "principal_burst" "tenant_requests_per_second" "tenant_burst" "anonymous_requests_per_second" "anonymous_burst" "failed_attempts_per_minute") -}}
-{{- end -}}
+{{- $limits := omit ($gateway.limits | default dict) "principal_requests_per_second" "principal_burst" "tenant_requests_per_second" "tenant_burst" "anonymous_requests_per_second" "anonymous_burst" "failed_attempts_per_minute" -}}
+{{- $gateway = omit $gateway "limits" -}}
+{{- if $limits }}{{ $_ := set $gateway "limits" $limits }}{{ end -}}
 {{- set $config "gateway" $gateway | toJson | sha256sum -}}
 {{- end -}}
