@@ -151,7 +151,7 @@ func unpackFile(r io.Reader, path string) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, r) //nolint:gosec // reason: the size was checked against the manifest
+	_, err = io.Copy(f, r)
 	if err == nil {
 		err = f.Sync()
 	}

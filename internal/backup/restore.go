@@ -220,13 +220,13 @@ func place(ctx context.Context, plan []move, database string) (err error) {
 }
 
 // putFile copies under another name and links, so that the file is there whole or not at all and replaces nothing.
-func putFile(ctx context.Context, mv move) error {
+func putFile(ctx context.Context, mv move) (err error) {
 	dir := filepath.Dir(mv.to)
 	temporary, err := os.MkdirTemp(dir, ".sallyport-restore-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(temporary)
+	defer func() { err = errors.Join(err, os.RemoveAll(temporary)) }()
 	part := filepath.Join(temporary, "part")
 	if _, err := copyFile(ctx, File{Path: mv.from}, part); err != nil {
 		return err

@@ -199,7 +199,7 @@ func TestHostileInputMakesNoSeries(t *testing.T) {
 			_, _ = s.client.GetSandbox(ctx, &openshellpb.GetSandboxRequest{Name: fmt.Sprintf("n%d", i), Workspace: fmt.Sprintf("w%d", i)})
 			_, _ = s.client.CreateSandbox(ctx, &openshellpb.CreateSandboxRequest{Name: fmt.Sprintf("odd%d", i), Spec: &openshellpb.SandboxSpec{}})
 			for _, path := range []string{fmt.Sprintf("/x%d", i), fmt.Sprintf("/auth/%d", i), fmt.Sprintf("/_ws_tunnel?x=%d", i)} {
-				req, err := http.NewRequestWithContext(ctx, "GET", "http://"+s.conn.Target()+path, nil)
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.conn.Target()+path, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

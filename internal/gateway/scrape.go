@@ -142,7 +142,7 @@ func (s *scrape) boxes(put putter) {
 	put("sallyport_relays_waiting", float64(r.Waiting))
 	put("sallyport_relays_opened_total", float64(r.RelaysOpened))
 	for end, n := range r.RelaysEnded {
-		put("sallyport_relays_ended_total", float64(n), relay.RelayEnd(end).String())
+		put("sallyport_relays_ended_total", float64(n), relay.ChannelEnd(end).String())
 	}
 	put("sallyport_relay_bytes_total", float64(r.Sent), "to_sandbox")
 	put("sallyport_relay_bytes_total", float64(r.Received), "from_sandbox")

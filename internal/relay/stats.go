@@ -37,13 +37,13 @@ func (e SessionEnd) String() string {
 // reasonLost is what ends a session whose connection broke, wherever that is noticed.
 const reasonLost = "supervisor connection lost"
 
-// RelayEnd is why a relay ended, or did not come about, of a closed set.
-type RelayEnd uint8
+// ChannelEnd is why a relay ended, or did not come about, of a closed set.
+type ChannelEnd uint8
 
 // The reasons why a relay ends.
 const (
 	// RelayClosed: whoever opened it closed it.
-	RelayClosed RelayEnd = iota
+	RelayClosed ChannelEnd = iota
 	// RelayDropped: the supervisor ended it.
 	RelayDropped
 	// RelaySessionEnded: the supervisor's session ended.
@@ -63,13 +63,13 @@ const (
 )
 
 // String is the value of a metric's label.
-func (e RelayEnd) String() string {
+func (e ChannelEnd) String() string {
 	return [...]string{
 		"closed", "dropped", "session_ended", "target_failed", "open_timeout", "caller_gone", "refused", "other",
 	}[min(e, RelayOther)]
 }
 
-func relayEndOf(err error) RelayEnd {
+func relayEndOf(err error) ChannelEnd {
 	if err == nil {
 		return RelayClosed
 	}
@@ -114,7 +114,7 @@ type carried struct {
 // Stats counts what happened since the registry was made.
 type Stats struct {
 	SessionsOpened uint64
-	// SessionsEnded is indexed by SessionEnd, RelaysEnded by RelayEnd.
+	// SessionsEnded is indexed by SessionEnd, RelaysEnded by ChannelEnd.
 	SessionsEnded [sessionEnds]uint64
 	// RelaysOpened are those that a supervisor claimed. RelaysEnded counts those that were never opened, too.
 	RelaysOpened uint64

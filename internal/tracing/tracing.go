@@ -205,14 +205,19 @@ func (t *Tracer) Run(ctx context.Context) error {
 	t.mu.Unlock()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.c.Timeout)
 	defer cancel()
-	for more := true; more && last.Err() == nil; {
-		var batch []*Span
-		batch, more = t.take()
+	for last.Err() == nil {
+		batch, _ := t.take()
+		if len(batch) == 0 {
+			break
+		}
 		t.send(last, batch)
-		t.mu.Lock()
-		more = len(t.queue) > 0
-		t.mu.Unlock()
 	}
+	// What there was no time for is not there.
+	t.mu.Lock()
+	left := len(t.queue)
+	t.queue = nil
+	t.mu.Unlock()
+	t.failed.Add(uint64(left))
 	return nil
 }
 
