@@ -110,21 +110,26 @@ func newFixture(t testing.TB, args ...string) *fixture {
 	t.Helper()
 	api, path := cluster(t)
 	f := &fixture{t: t, api: api, namespace: newNamespace(t, api, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})}
+	f.open(path, append([]string{"--supervisor-image", supervisorImage(), "--default-image", supervisorImage()}, args...))
+	return f
+}
+
+// open starts the driver and sees to its end.
+func (f *fixture) open(kubeconfig string, args []string) {
+	f.t.Helper()
 	// A short name: the socket's address has few bytes.
 	dir, err := os.MkdirTemp("", "sdk")
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	f.t.Cleanup(func() { os.RemoveAll(dir) })
 	f.socket = filepath.Join(dir, "driver.sock")
 	f.args = append([]string{
-		"driver", "--socket", f.socket, "--kubeconfig", path, "--namespace", f.namespace, "--gateway-id", "gw-" + random(),
-		"--gateway-endpoint", "https://127.0.0.1:1", "--supervisor-image", supervisorImage(), "--default-image", supervisorImage(),
-		"--workspace-storage-size", "0", "--metrics-port", "0",
+		"driver", "--socket", f.socket, "--kubeconfig", kubeconfig, "--namespace", f.namespace, "--gateway-id", "gw-" + random(),
+		"--gateway-endpoint", "https://127.0.0.1:1", "--workspace-storage-size", "0", "--metrics-port", "0",
 	}, args...)
 	f.start()
-	t.Cleanup(f.end)
-	return f
+	f.t.Cleanup(f.end)
 }
 
 func (f *fixture) start() {
@@ -197,7 +202,7 @@ func (f *fixture) end() {
 		eventuallyIn(f.t, 90*time.Second, "no "+r.Plural+" left", func() bool {
 			n := 0
 			err := kubeapi.List(ctx, f.api, r, f.namespace, manifest.LabelManagedBy, func(*verdict.Sandbox) { n++ })
-			return err == nil && n == 0
+			return (err == nil || kubeapi.IsNotFound(err)) && n == 0
 		})
 	}
 }
