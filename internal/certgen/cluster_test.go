@@ -37,7 +37,9 @@ func TestRealAPIServer(t *testing.T) {
 	}
 	namespace := fmt.Sprintf("sallyport-certgen-%d", time.Now().UnixNano()%1e9)
 	kubectl(t, "create", "namespace", namespace)
-	t.Cleanup(func() { _ = exec.Command("kubectl", "--kubeconfig", os.Getenv(clusterEnv), "delete", "namespace", namespace, "--wait=false").Run() })
+	t.Cleanup(func() {
+		_ = exec.Command("kubectl", "--kubeconfig", os.Getenv(clusterEnv), "delete", "namespace", namespace, "--wait=false").Run()
+	})
 	kubectl(t, "-n", namespace, "create", "serviceaccount", "certgen")
 	kubectl(t, "-n", namespace, "create", "role", "certgen", "--verb=get,create,patch", "--resource=secrets")
 	kubectl(t, "-n", namespace, "create", "rolebinding", "certgen", "--role=certgen", "--serviceaccount="+namespace+":certgen")
