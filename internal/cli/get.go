@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +16,11 @@ import (
 )
 
 const (
-	// shownEvents is how many of the last platform events are shown.
-	shownEvents = 10
+	// shownEvents is how many of the last platform events are shown, and shownWarnings how many of those before them that
+	// tell of something wrong: a new start has many events, and must not hide why it was one.
+	shownEvents, shownWarnings = 10, 5
+	// askedEvents is how many are looked at.
+	askedEvents = 50
 	// eventsWait bounds the wait for events of a sandbox that is on its way: a gateway does not tell when it has sent the
 	// last one.
 	eventsWait = 400 * time.Millisecond
@@ -91,7 +95,7 @@ func pastEvents(ctx context.Context, s *session, sb *openshellpb.Sandbox) ([]*op
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := s.shell.WatchSandbox(ctx, &openshellpb.WatchSandboxRequest{
-		Id: sb.GetMetadata().GetId(), FollowEvents: true, EventTail: shownEvents, StopOnTerminal: true,
+		Id: sb.GetMetadata().GetId(), FollowEvents: true, EventTail: askedEvents, StopOnTerminal: true,
 	})
 	if err != nil {
 		return nil, err
@@ -102,7 +106,7 @@ func pastEvents(ctx context.Context, s *session, sb *openshellpb.Sandbox) ([]*op
 		event, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF), enough != nil && status.Code(err) == codes.Canceled:
-			return events[max(0, len(events)-shownEvents):], nil
+			return telling(events), nil
 		case err != nil:
 			return nil, err
 		}
@@ -115,6 +119,13 @@ func pastEvents(ctx context.Context, s *session, sb *openshellpb.Sandbox) ([]*op
 			defer enough.Stop()
 		}
 	}
+}
+
+// telling picks the events that are shown, in their order.
+func telling(events []*openshellpb.PlatformEvent) []*openshellpb.PlatformEvent {
+	last := max(0, len(events)-shownEvents)
+	warnings := slices.DeleteFunc(slices.Clone(events[:last]), func(e *openshellpb.PlatformEvent) bool { return e.GetType() == "Normal" })
+	return append(warnings[max(0, len(warnings)-shownWarnings):], events[last:]...)
 }
 
 func eventLine(e eventView) string {
