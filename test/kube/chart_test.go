@@ -8,9 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+
+	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/test/keycloak"
 )
 
@@ -19,6 +23,7 @@ func TestChart(t *testing.T) {
 	t.Parallel()
 	r := install(t, "")
 	t.Run("ten cases", r.tenCases)
+	t.Run("service account", r.serviceAccount)
 	admin := r.signedIn(t, "admin@test")
 	t.Run("main job", func(t *testing.T) { r.mainJob(t, admin) })
 	t.Run("many bytes", func(t *testing.T) { r.manyBytes(t, admin) })
@@ -44,6 +49,18 @@ func (r *release) tenCases(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// serviceAccount shows the gateway a token of the cluster that it runs in.
+func (r *release) serviceAccount(t *testing.T) {
+	r.in(t, "create", "serviceaccount", "runner")
+	client := r.dial(t)
+	me, err := client.GetCurrentUser(as(t.Context(), r.token(t, "runner", "--audience", "sallyport")), &openshellpb.GetCurrentUserRequest{})
+	if want := "system:serviceaccount:" + r.name + ":runner"; err != nil || me.Subject != want || !slices.Equal(me.Roles, []string{"openshell-user"}) {
+		t.Errorf("the runner is %v, want %s; error %v", me, want, err)
+	}
+	_, err = client.GetCurrentUser(as(t.Context(), r.token(t, "runner")), &openshellpb.GetCurrentUserRequest{})
+	wantRefused(t, "a token for the API server", err, codes.Unauthenticated, "TOKEN_AUDIENCE")
 }
 
 // mainJob is what the product is for: a credential from Keycloak in a sandbox that is a pod.

@@ -202,11 +202,17 @@ func (c cluster) authority(t *testing.T, dir string) string {
 	return path
 }
 
+// allowDiscovery lets everybody read the API server's discovery document and keys.
+func (c cluster) allowDiscovery(t *testing.T) {
+	t.Helper()
+	c.kubectl(t, "apply", "-f", filepath.Join("testdata", "discovery.yaml"))
+}
+
 // documented is the block of docs/auth.md for service accounts, for accounts of this namespace and a gateway outside of the
 // cluster: it reads the discovery document at the API server's own address, and it has no certificates of its own.
 func (s space) documented(t *testing.T) string {
 	t.Helper()
-	s.kubectl(t, "apply", "-f", filepath.Join("testdata", "discovery.yaml"))
+	s.allowDiscovery(t)
 	raw, err := os.ReadFile(top(t, "docs", "auth.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -26,8 +26,13 @@ func TestChartOnPostgreSQL(t *testing.T) {
 	t.Parallel()
 	require(t)
 	server := postgres(t)
-	r := install(t, fmt.Sprintf("server: {externalDbSecret: database}\nextraObjects:\n- {apiVersion: v1, kind: Secret, metadata: {name: database}, stringData: {uri: %q}}\n",
-		fmt.Sprintf("postgres://%s:%s@%s:5432/%s", databaseRole, databasePasswordInURL, address("0.1"), databaseRole)))
+	// Its pod runs as some user in the group 0, as OpenShift has it.
+	r := install(t, fmt.Sprintf(`
+server: {externalDbSecret: database}
+podSecurityContext: {runAsUser: 1000680000, runAsGroup: 0, fsGroup: 1000680000}
+extraObjects:
+- {apiVersion: v1, kind: Secret, metadata: {name: database}, stringData: {uri: %q}}
+`, fmt.Sprintf("postgres://%s:%s@%s:5432/%s", databaseRole, databasePasswordInURL, address("0.1"), databaseRole)))
 	t.Run("ten cases", r.tenCases)
 	admin := r.signedIn(t, "admin@test")
 	t.Run("main job", func(t *testing.T) { r.mainJob(t, admin) })
