@@ -74,6 +74,20 @@ func (a *app) gatewayLoginCommand() *cobra.Command {
 
 func (a *app) login(ctx context.Context, ref gatewayRef, f loginFlags) error {
 	m := ref.meta
+	if m.Auth() == profile.AuthEdge {
+		if f.device || f.port != 0 {
+			return usagef("--device and --callback-port are for gateways with an identity provider of their own")
+		}
+		token, err := a.signInAtEdge(ctx, ref.endpoint)
+		if err != nil {
+			return err
+		}
+		if err := a.root.SaveEdgeToken(m.Name, token); err != nil {
+			return err
+		}
+		a.out.Note("Authenticated to gateway '%s'", m.Name)
+		return nil
+	}
 	if m.Auth() != profile.AuthOIDC {
 		return failure("", "Gateway '%s' does not use edge or OIDC authentication", m.Name)
 	}
@@ -99,6 +113,14 @@ func (a *app) login(ctx context.Context, ref gatewayRef, f loginFlags) error {
 	}
 	a.out.Note("Authenticated to gateway '%s'%s", m.Name, as)
 	return nil
+}
+
+// signInAtEdge obtains the token of the proxy in front of a gateway.
+func (a *app) signInAtEdge(ctx context.Context, e transport.Endpoint) (string, error) {
+	if !e.Secure && !e.Loopback() {
+		return "", failure("use an https endpoint", "a proxy's token is not taken from a page without https")
+	}
+	return login.Edge{Open: login.Opener(a.opts.Env), Notes: a.opts.Stdio.Err}.Login(ctx, e.String())
 }
 
 // signIn obtains a token: as a machine if there is a secret, else as a person. Where no browser may be started, another
@@ -138,10 +160,14 @@ func (a *app) gatewayLogoutCommand() *cobra.Command {
 				return err
 			}
 			had := false
-			if ref.meta.Auth() == profile.AuthOIDC {
-				if had, err = a.root.DeleteToken(name); err != nil {
-					return err
-				}
+			switch ref.meta.Auth() {
+			case profile.AuthOIDC:
+				had, err = a.root.DeleteToken(name)
+			case profile.AuthEdge:
+				had, err = a.root.DeleteEdgeToken(name)
+			}
+			if err != nil {
+				return err
 			}
 			if !had {
 				return failure("", "Gateway '%s' has no stored credentials to clear", name)

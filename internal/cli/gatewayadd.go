@@ -32,7 +32,7 @@ const (
 
 type addFlags struct {
 	name, remote, ca                   string
-	local                              bool
+	local, edge                        bool
 	issuer, clientID, audience, scopes string
 	login                              loginFlags
 }
@@ -56,6 +56,7 @@ func (a *app) gatewayAddCommand() *cobra.Command {
 	fl := c.Flags()
 	fl.StringVar(&f.name, "name", "", "name to register it under (default: \"openshell\" on this machine, else the host)")
 	fl.BoolVar(&f.local, "local", false, "the gateway runs on this machine")
+	fl.BoolVar(&f.edge, "edge", false, "the gateway is behind a proxy that signs people in, as Cloudflare Access does")
 	fl.StringVar(&f.remote, "remote", "", "SSH destination of the machine that the gateway runs on")
 	fl.StringVar(&f.ca, "ca", "", "PEM file with the certificates that vouch for the gateway")
 	fl.StringVar(&f.issuer, "oidc-issuer", "", "URL of the identity provider, or \"auto\" to ask the gateway")
@@ -65,6 +66,9 @@ func (a *app) gatewayAddCommand() *cobra.Command {
 	f.login.register(c)
 	c.MarkFlagsMutuallyExclusive("local", "remote")
 	c.MarkFlagsMutuallyExclusive("oidc-issuer", "remote")
+	c.MarkFlagsMutuallyExclusive("edge", "oidc-issuer")
+	c.MarkFlagsMutuallyExclusive("edge", "remote")
+	c.MarkFlagsMutuallyExclusive("edge", "local")
 	return c
 }
 
@@ -96,7 +100,14 @@ func (a *app) addGateway(ctx context.Context, raw string, f addFlags) error {
 		tls.CA = ca
 	}
 	t := transport.Target{Endpoint: e, Insecure: a.flags.insecure, CA: tls.CA, Cert: tls.Cert, Key: tls.Key}
-	if err := a.chooseAuth(ctx, &m, t, f); err != nil {
+	var edge string
+	if f.edge {
+		m.AuthMode = profile.AuthEdge
+		edge, err = a.signInAtEdge(ctx, e)
+	} else {
+		err = a.chooseAuth(ctx, &m, t, f)
+	}
+	if err != nil {
 		return err
 	}
 	var token profile.Token
@@ -105,7 +116,7 @@ func (a *app) addGateway(ctx context.Context, raw string, f addFlags) error {
 			return err
 		}
 	}
-	if err := a.storeGateway(m, ca, token); err != nil {
+	if err := a.storeGateway(m, ca, token, edge); err != nil {
 		return err
 	}
 	return a.announce(m, token)
@@ -237,7 +248,7 @@ func askIssuer(ctx context.Context, t transport.Target) (oidcConfig, error) {
 }
 
 // storeGateway writes a new registration and takes back what it wrote if any part fails.
-func (a *app) storeGateway(m profile.Metadata, ca []byte, token profile.Token) (err error) {
+func (a *app) storeGateway(m profile.Metadata, ca []byte, token profile.Token, edge string) (err error) {
 	before, err := a.root.LoadMTLS(m.Name)
 	if err != nil {
 		return err
@@ -275,6 +286,11 @@ func (a *app) storeGateway(m profile.Metadata, ca []byte, token profile.Token) (
 			return err
 		}
 	}
+	if edge != "" {
+		if err := a.root.SaveEdgeToken(m.Name, edge); err != nil {
+			return err
+		}
+	}
 	return a.root.SetActive(m.Name)
 }
 
@@ -284,6 +300,8 @@ func (a *app) announce(m profile.Metadata, token profile.Token) error {
 	a.out.Note("Type: %s", m.Type())
 	a.out.Note("Auth: %s", m.Auth())
 	switch _, machine := a.opts.Env(login.SecretEnv); {
+	case m.AuthMode == profile.AuthEdge:
+		a.out.Note("Authenticated successfully")
 	case m.AuthMode != profile.AuthOIDC:
 	case token.AccessToken == "":
 		a.out.Note("Not signed in: give --token-file with each command, or run `sallyport gateway login %s`", m.Name)

@@ -135,6 +135,12 @@ func (a *app) resolveEndpoint(endpoint string) (gatewayRef, error) {
 // target is how to trust the gateway.
 func (a *app) target(ref gatewayRef) (transport.Target, error) {
 	t := transport.Target{Endpoint: ref.endpoint, Insecure: a.flags.insecure}
+	if ref.bound && ref.meta.Auth() == profile.AuthEdge && a.rootErr == nil {
+		var err error
+		if t.Edge, err = a.root.LoadEdgeToken(ref.name); err != nil {
+			return t, err
+		}
+	}
 	if ref.name == "" || a.rootErr != nil || !ref.endpoint.Secure {
 		return t, nil //nolint:nilerr // As in resolveEndpoint.
 	}
@@ -163,10 +169,14 @@ func (a *app) tokens(ref gatewayRef) (transport.TokenSource, func(), error) {
 		return a.tokenFile(), none, nil
 	case !ref.registered:
 		return nil, none, nil
-	case ref.meta.Auth() == profile.AuthEdge:
-		return nil, none, failure("register it with `--oidc-issuer`, or use a client that signs in through the proxy",
-			"gateway '%s' is behind an authenticating proxy, which this client does not support", ref.name)
-	case ref.meta.Auth() != profile.AuthOIDC:
+	case ref.meta.Auth() == profile.AuthEdge && ref.bound:
+		token, err := a.root.LoadEdgeToken(ref.name)
+		if err != nil {
+			return nil, none, err
+		}
+		// Gateways that trust the proxy's issuer take the token for the user's.
+		return login.EdgeSource{Gateway: ref.name, EdgeToken: token}, none, nil
+	case ref.meta.Auth() != profile.AuthOIDC && ref.meta.Auth() != profile.AuthEdge:
 		return nil, none, nil
 	case !ref.bound:
 		a.out.Note("warning: the credentials of gateway '%s' are for %s and are not sent to %s",
