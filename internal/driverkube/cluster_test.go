@@ -75,6 +75,8 @@ type fixture struct {
 	output    *bytes.Buffer
 	once      sync.Once
 	conn      *grpc.ClientConn
+	// over tells that the driver was ended already.
+	over bool
 }
 
 func random() string {
@@ -174,6 +176,9 @@ func (f *fixture) restart(testing.TB) {
 
 // end deletes every sandbox and checks that the driver leaves nothing.
 func (f *fixture) end() {
+	if f.over {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
 	defer func() {
