@@ -131,6 +131,8 @@ func (s *scrape) boxes(put putter) {
 	}
 	put("sallyport_sandboxes_unfinished", float64(census.Creating), "create")
 	put("sallyport_sandboxes_unfinished", float64(census.Deleting), "delete")
+	put("sallyport_sandboxes_unfinished", float64(census.Stopping), "stop")
+	put("sallyport_sandboxes_unfinished", float64(census.Starting), "start")
 	put("sallyport_reconcile_lag_seconds", census.Oldest.Seconds())
 	put("sallyport_supervisor_sessions", float64(s.relays.Sessions()))
 	put("sallyport_relays", float64(s.relays.Relays()))

@@ -105,7 +105,7 @@ var sandboxSeries = []series{
 		name: "sallyport_sandboxes", kind: gauge, labels: []string{"phase"}, help: "Stored sandboxes.",
 		values: "`provisioning`, `ready`, `error`, `deleting`, `stopping`, `stopped`, `starting`, `unknown`.",
 	},
-	{name: "sallyport_sandboxes_unfinished", kind: gauge, labels: []string{"operation"}, help: "Sandboxes whose creation or deletion the driver has not confirmed yet.", values: "`create`, `delete`."},
+	{name: "sallyport_sandboxes_unfinished", kind: gauge, labels: []string{"operation"}, help: "Sandboxes of which the driver has not confirmed yet what was asked for.", values: "`create`, `delete`, `stop`, `start`."},
 	{name: "sallyport_reconcile_lag_seconds", kind: gauge, help: "Time since the oldest of these was asked for; 0 when there is none."},
 	{name: "sallyport_supervisor_sessions", kind: gauge, help: "Connected supervisors."},
 	{name: "sallyport_supervisor_sessions_opened_total", kind: counter, help: "Sessions of supervisors that began."},

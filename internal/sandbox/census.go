@@ -10,10 +10,10 @@ import (
 type Census struct {
 	// Phases holds how many are in each phase; those that cannot be read count as PhaseUnknown.
 	Phases [PhaseStarting + 1]int
-	// Creating and Deleting are those that the driver has not confirmed yet, Oldest the time since the first of these was
-	// asked for.
-	Creating, Deleting int
-	Oldest             time.Duration
+	// Creating, Deleting, Stopping and Starting are those whose driver has not confirmed that yet, Oldest the time since
+	// the first of these was asked for.
+	Creating, Deleting, Stopping, Starting int
+	Oldest                                 time.Duration
 }
 
 // Census looks at all sandboxes. What it finds out of each version is remembered with it, so that doing it again costs
@@ -35,6 +35,13 @@ func (s *Service) Census() Census {
 		case !sb.Record.Accepted:
 			c.Creating++
 			c.Oldest = max(c.Oldest, now.Sub(o.CreatedAt))
+		case sb.Record.moving():
+			if sb.Record.Course == CourseStopping {
+				c.Stopping++
+			} else {
+				c.Starting++
+			}
+			c.Oldest = max(c.Oldest, now.Sub(sb.Record.CourseSince))
 		}
 	}
 	return c
