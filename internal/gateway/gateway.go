@@ -271,7 +271,8 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	traceUnary, traceStream := g.traceOptions()
 	options := append(listener.GRPCOptions(), grpc.ChainUnaryInterceptor(traceUnary...), grpc.ChainStreamInterceptor(traceStream...),
 		grpc.MaxConcurrentStreams(uint32(g.cfg.Limits.Streams)),
-		grpc.ChainUnaryInterceptor(g.callback.Unary(), d.Unary()), grpc.ChainStreamInterceptor(g.callback.Stream(), d.Stream()),
+		grpc.ChainUnaryInterceptor(g.callback.Unary(), g.exposed.unary, d.Unary()),
+		grpc.ChainStreamInterceptor(g.callback.Stream(), g.exposed.stream, d.Stream()),
 		grpc.UnknownServiceHandler(d.Unknown()), grpc.InTapHandle(streamstop.Tap(v00.Streams())))
 	g.grpc = grpc.NewServer(options...)
 	v00.Register(g.grpc, services)

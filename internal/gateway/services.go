@@ -5,9 +5,18 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
+	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/door"
+	"sallyport.dev/sallyport/internal/fault"
+	"sallyport.dev/sallyport/internal/listener"
+	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/service"
 	"sallyport.dev/sallyport/internal/servicehost"
 )
@@ -16,6 +25,7 @@ import (
 type exposed struct {
 	services *service.Service
 	hosts    *servicehost.Handler
+	recorder audit.Recorder
 }
 
 // openServices builds the services of sandboxes.
@@ -28,7 +38,7 @@ func (g *Gateway) openServices() (*service.Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the services of sandboxes: %w", err)
 	}
-	g.exposed.services = services
+	g.exposed.services, g.exposed.recorder = services, g.recorder
 	return services, nil
 }
 
@@ -83,4 +93,46 @@ const pathServices = "sandbox_service"
 // served counts requests to services by their answer.
 func (m *metrics) served(status int) {
 	m.http.WithLabelValues(pathServices, statusLabel(status)).Inc()
+}
+
+// ReasonServiceHost is the reason of the refusal of calls to the host of a service.
+const ReasonServiceHost = "SERVICE_HOST"
+
+// ofService refuses a call that was made to the host of a service. A page there is a sandbox's, and of the same origin as
+// such a call: it could use what a browser shows by itself, a certificate or nothing at all where that is enough.
+func (e *exposed) ofService(ctx context.Context) error {
+	for _, authority := range metadata.ValueFromIncomingContext(ctx, ":authority") {
+		name, ok := e.services.Address().Parse(authority)
+		if !ok {
+			continue
+		}
+		r := audit.Record{
+			Time: time.Now(), Actor: (*principal.Principal)(nil).Actor(), ActorKind: principal.Anonymous.String(), Action: servicehost.ActionRequest,
+			Target: name.String(), Verdict: audit.Denied, Reason: ReasonServiceHost, RequestID: uuid.NewString(),
+		}
+		if p, ok := listener.Peer(ctx); ok {
+			if tcp, ok := p.Addr.(*net.TCPAddr); ok {
+				r.Remote = tcp.IP.String()
+			}
+		}
+		e.recorder.Record(r)
+		return door.Status(fault.New(fault.PermissionDenied, ReasonServiceHost, "this is the host of a service in a sandbox, not the gateway's").
+			WithNext("call the gateway by its own name"), r.RequestID)
+	}
+	return nil
+}
+
+// unary and stream keep calls away from the hosts of services. They come before the door.
+func (e *exposed) unary(ctx context.Context, message any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := e.ofService(ctx); err != nil {
+		return nil, err
+	}
+	return next(ctx, message)
+}
+
+func (e *exposed) stream(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if err := e.ofService(stream.Context()); err != nil {
+		return err
+	}
+	return next(server, stream)
 }
