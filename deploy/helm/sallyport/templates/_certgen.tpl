@@ -97,6 +97,8 @@ template:
           {{- if ne (include "sallyport.tlsOwner" $root) "job" }}
           - --jwt-only
           {{- else }}
+          - --cert-lifetime={{ $job.certificateDuration }}
+          - --renew-before={{ $job.certificateRenewBefore }}
           {{- range include "sallyport.dnsNames" (dict "root" $root "extra" $job.serverDnsNames) | fromJsonArray }}
           - {{ printf "--server-san=%s" . | quote }}
           {{- end }}

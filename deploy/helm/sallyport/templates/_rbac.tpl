@@ -46,7 +46,7 @@
 # To find the namespaces of workspaces and to watch sandboxes in them. They are made by leave of a Role in each.
 - apiGroups: [""]
   resources: [namespaces]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [agents.x-k8s.io]
   resources: [sandboxes]
   verbs: [get, list, watch]
