@@ -97,18 +97,10 @@ func readKeys(path string) (keyring.Ring, error) {
 
 // reseal has what an older key encrypted encrypted with the one in force. That it fails keeps nobody from working: the
 // older keys are still there, and the next start tries again.
-func (g *Gateway) reseal(ctx context.Context, keys keyring.Ring) {
-	if len(keys) < 2 {
-		return
+func (g *Gateway) reseal(ctx context.Context) {
+	if _, err := g.providers.Reseal(ctx); err != nil && ctx.Err() == nil {
+		g.log.Error("credentials are still encrypted with an older key", "error", err)
 	}
-	n, err := g.providers.Reseal(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			g.log.Error("credentials are still encrypted with an older key", "error", err)
-		}
-		return
-	}
-	g.log.Info("all credentials are encrypted with the key in force; older keys are needed no more", "key", keyring.ID(keys[0]), "changed_providers", n)
 }
 
 // loadKey is loadKeys for whoever knows the state directory only, and wants the key that encrypts.

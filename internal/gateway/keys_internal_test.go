@@ -155,12 +155,12 @@ func TestReseal(t *testing.T) {
 	if _, err := g.providers.Create(t.Context(), provider.Provider{Name: "p", Type: "t", Credentials: map[string]string{"A": "secret-value"}}); err != nil {
 		t.Fatal(err)
 	}
-	g.reseal(t.Context(), old)
+	g.reseal(t.Context())
 	if strings.Contains(log.String(), "needed no more") {
 		t.Error("one key was changed")
 	}
 	both := keyring.Ring{plainKey(2), plainKey(1)}
-	open(both).reseal(t.Context(), both)
+	open(both).reseal(t.Context())
 	if !strings.Contains(log.String(), "changed_providers=1") || strings.Contains(log.String(), "secret-value") {
 		t.Errorf("log:\n%s", log.String())
 	}

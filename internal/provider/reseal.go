@@ -77,8 +77,12 @@ func literals(o *store.Object) map[string]secretRow {
 }
 
 // Reseal encrypts with the key in force what was encrypted with an older one, and returns how many providers that were.
-// Afterwards the older keys are needed no more, but in backups. It may run while the gateway serves, and be repeated.
+// Afterwards the older keys are needed no more, but for backups, which the log says. It may run while the gateway serves,
+// and be repeated.
 func (s *Service) Reseal(ctx context.Context) (int, error) {
+	if len(s.sealer.keys) == 1 {
+		return 0, nil
+	}
 	var group errgroup.Group
 	group.SetLimit(resealing)
 	var done atomic.Int64
@@ -98,8 +102,11 @@ func (s *Service) Reseal(ctx context.Context) (int, error) {
 			return nil
 		})
 	}
-	err := group.Wait()
-	return int(done.Load()), err
+	if err := group.Wait(); err != nil {
+		return int(done.Load()), err
+	}
+	s.log.Info("all credentials are encrypted with the key in force; older keys are needed no more", "key", s.sealer.active.id, "changed_providers", done.Load())
+	return int(done.Load()), nil
 }
 
 // outdated returns the values that are encrypted with an older key.
