@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// requireEnv makes a missing Helm a failure.
+	// requireEnv makes a missing Helm a failure with 1, and leaves the tests out with 0.
 	requireEnv = "SALLYPORT_REQUIRE_HELM"
 	// helmEnv names a Helm to use in place of the pinned one.
 	helmEnv = "SALLYPORT_HELM"
@@ -37,6 +37,9 @@ func helm(t *testing.T, args ...string) (string, error) {
 // helmWith is helm with something on its standard input.
 func helmWith(t *testing.T, input string, args ...string) (string, error) {
 	t.Helper()
+	if os.Getenv(requireEnv) == "0" {
+		t.Skip("NOT PROVEN: " + requireEnv + "=0 leaves Helm out; make chart runs this")
+	}
 	binary, err := found()
 	switch {
 	case err == nil:
