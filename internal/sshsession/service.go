@@ -18,6 +18,7 @@ import (
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/storefault"
 )
 
 const (
@@ -178,7 +179,7 @@ func (s *Service) add(ctx context.Context, made *Session) error {
 		Kind: Kind, ID: made.ID, Workspace: made.Workspace, Owner: made.User.Actor(), CreatedAt: made.Created, Payload: payload,
 	}))
 	if err != nil {
-		return fmt.Errorf("store SSH session: %w", err)
+		return writeFault(err)
 	}
 	return nil
 }
@@ -218,9 +219,15 @@ func (s *Service) room(made *Session) (gone []string, err error) {
 func (s *Service) remove(ctx context.Context, id string) error {
 	_, err := s.store.Write(ctx, store.Delete(Kind, id, 0))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("remove SSH session: %w", err)
+		return writeFault(err)
 	}
 	return nil
+}
+
+// writeFault words what the store returned. Nobody else writes a session, so that there is no other writer to tell of.
+func writeFault(err error) error {
+	return storefault.Of(fmt.Errorf("write SSH session: %w", err),
+		fault.New(fault.Aborted, "CONCURRENT_MODIFICATION", "failed due to concurrent modification").WithNext("retry"))
 }
 
 // Revoke ends the session of a token, and its open connections. It returns false for a token that no session has, and
