@@ -28,26 +28,33 @@ const kubeVersion = "1.33.0"
 // found is the Helm of all tests.
 var found = sync.OnceValues(findHelm)
 
-// helm runs Helm and returns what it prints. Without Helm the test is skipped, loudly, or fails.
+// helm runs Helm and returns what it prints.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	return helmWith(t, "", args...)
 }
 
-// helmWith is helm with something on its standard input.
-func helmWith(t *testing.T, input string, args ...string) (string, error) {
+// requireHelm returns the program. Without one the test is skipped, loudly, or fails.
+func requireHelm(t *testing.T) string {
 	t.Helper()
 	if os.Getenv(requireEnv) == "0" {
 		t.Skip("NOT PROVEN: " + requireEnv + "=0 leaves Helm out; make chart runs this")
 	}
 	binary, err := found()
-	switch {
-	case err == nil:
-	case os.Getenv(requireEnv) == "1":
-		t.Fatalf("no Helm: %v", err)
-	default:
-		t.Skipf("NOT PROVEN, no Helm: %v", err)
+	if err == nil {
+		return binary
 	}
+	if os.Getenv(requireEnv) == "1" {
+		t.Fatalf("no Helm: %v", err)
+	}
+	t.Skipf("NOT PROVEN, no Helm: %v", err)
+	return ""
+}
+
+// helmWith is helm with something on its standard input.
+func helmWith(t *testing.T, input string, args ...string) (string, error) {
+	t.Helper()
+	binary := requireHelm(t)
 	home := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), binary, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HELM_CACHE_HOME=" + home, "HELM_CONFIG_HOME=" + home, "HELM_DATA_HOME=" + home}

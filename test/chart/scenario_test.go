@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 )
 
 // scenarios are the files of values that docs/kubernetes.md offers.
@@ -38,7 +39,8 @@ func TestScenarios(t *testing.T) {
 	for name, r := range all {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := r.must(t)
+			whole := r.must(t)
+			got := withoutFiles(whole)
 			golden := filepath.Join("testdata", "golden", name+".yaml")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil { //nolint:gosec // a file of the repository
@@ -53,15 +55,62 @@ func TestScenarios(t *testing.T) {
 				t.Errorf("the render differs from %s; look at it, then go test ./test/chart -update (-want +got):\n%s", golden, diff)
 			}
 			// The same again: nothing is random, so that what a pipeline renders does not change by itself.
-			if again := r.must(t); again != got {
+			if again := r.must(t); again != whole {
 				t.Error("a second render is another one")
 			}
-			objects := manifests(t, got)
+			objects := manifests(t, whole)
 			settingsOf(t, objects, t.TempDir()).check(t)
 			for _, o := range objects {
 				sound(t, o)
 			}
 		})
+	}
+}
+
+// withoutFiles leaves out of a render what the chart takes from files as they are: alerts and dashboards.
+func withoutFiles(render string) string {
+	documents := strings.SplitAfter(render, "\n---\n")
+	for i, document := range documents {
+		for kind, key := range map[string]string{"\nkind: PrometheusRule\n": "\n  groups:\n", "-dashboards\n": "\ndata:\n"} {
+			if head, _, found := strings.Cut(document, key); found && strings.Contains(head, kind) {
+				documents[i] = head + key + "    # from the chart's files\n---\n"
+			}
+		}
+	}
+	return strings.Join(documents, "")
+}
+
+// TestFiles compares alerts and dashboards of a render with the files that they come from.
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	objects := manifests(t, release{text: `{prometheusRule: {enabled: true}, dashboards: {enabled: true}}`}.must(t))
+	raw, err := os.ReadFile(filepath.Join(chartDir, "files", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var alerts node
+	if err := yaml.Unmarshal(raw, &alerts); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(alerts["groups"], at(object(objects, "PrometheusRule", "gw-sallyport"), "spec", "groups")); diff != "" {
+		t.Errorf("alerts (-file +render):\n%s", diff)
+	}
+	files, err := filepath.Glob(filepath.Join(chartDir, "files", "dashboards", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no dashboards: %v", err)
+	}
+	data, _ := object(objects, "ConfigMap", "gw-sallyport-dashboards")["data"].(node)
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := data[filepath.Base(file)].(string); strings.TrimSpace(got) != strings.TrimSpace(string(raw)) {
+			t.Errorf("%s differs in the ConfigMap", file)
+		}
+	}
+	if len(data) != len(files) {
+		t.Errorf("the ConfigMap has %d dashboards, there are %d files", len(data), len(files))
 	}
 }
 

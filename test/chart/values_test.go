@@ -46,6 +46,7 @@ func valueCases(t *testing.T) []valueCase {
 // TestValues sets each value and looks at what it does.
 func TestValues(t *testing.T) {
 	t.Parallel()
+	requireHelm(t)
 	var bases sync.Map
 	base := func(t *testing.T, with string) string {
 		render, _ := bases.LoadOrStore(with, sync.OnceValues(func() (string, error) { return release{text: with}.render(t) }))
