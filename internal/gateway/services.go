@@ -33,7 +33,7 @@ func (g *Gateway) openServices() (*service.Service, error) {
 	c := g.cfg.Services
 	services, err := service.New(service.Config{
 		Store: g.store, Access: g.identity.rules, Sandboxes: g.sandboxes, Logger: g.log,
-		Address: service.Address{Secure: c.Secure, Port: c.Port, Domains: c.Domains},
+		Address: service.Address{Secure: c.Secure, Port: c.Port, Domains: c.Domains, Gateway: c.Gateway},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the services of sandboxes: %w", err)

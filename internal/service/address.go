@@ -21,6 +21,8 @@ type Address struct {
 	// Domains are those in which services are answered, in lower case and without a dot at either end. URLs have the
 	// first.
 	Domains []string
+	// Gateway are names of the gateway itself, in lower case, which are no service's even where they look like it.
+	Gateway []string
 }
 
 func (a Address) check() error {
@@ -80,7 +82,7 @@ func (a Address) Parse(host string) (Name, bool) {
 		return Name{}, false
 	}
 	label, domain, ok := strings.Cut(strings.TrimSuffix(name, "."), ".")
-	if !ok || len(label) > 63 || len(domain) > maxDomain || !a.in(domain) {
+	if !ok || len(label) > 63 || len(domain) > maxDomain || !a.in(domain) || a.own(name) {
 		return Name{}, false
 	}
 	parts := strings.SplitN(strings.ToLower(label), separator, 4)
@@ -102,6 +104,15 @@ func (a Address) Parse(host string) (Name, bool) {
 func (a Address) in(domain string) bool {
 	for _, d := range a.Domains {
 		if strings.EqualFold(domain, d) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a Address) own(name string) bool {
+	for _, g := range a.Gateway {
+		if strings.EqualFold(strings.TrimSuffix(name, "."), g) {
 			return true
 		}
 	}

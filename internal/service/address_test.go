@@ -24,8 +24,9 @@ func TestHostsOfServices(t *testing.T) {
 			t.Errorf("%s: %+v %t, want %+v", host, got, ok, want)
 		}
 	}
+	a.Gateway = []string{"own--name.apps.example"}
 	for _, host := range []string{
-		"", ".", "apps.example", "gw.apps.example", "box.apps.example", "a--b", "a--b.", "a--b.example", "a--b.evil.apps.example", "a--b.apps.example.evil",
+		"own--name.apps.example", "Own--Name.apps.example.:8443", "", ".", "apps.example", "gw.apps.example", "box.apps.example", "a--b", "a--b.", "a--b.example", "a--b.evil.apps.example", "a--b.apps.example.evil",
 		"a--b--c--d.apps.example", "a--.apps.example", "--a.apps.example", "a----b.apps.example", "a---b.apps.example", "-a--b.apps.example", "a--b-.apps.example",
 		"a--b_c.apps.example", "a--b c.apps.example", "a--b%2e.apps.example", "a--b.apps.example:", "a--b.apps.example:x", "a--b.apps.example:123456",
 		"a--b.apps.example:1:2", "[a--b.apps.example]", "a--b.apps.example..", "a--b..apps.example", "user@a--b.apps.example", "a--b.apps.example/",

@@ -13,6 +13,8 @@ import (
 type Services struct {
 	// Domains are those under which a service is answered, the one of its URL first.
 	Domains []string
+	// Gateway are names of the gateway itself, which are no service's.
+	Gateway []string
 	// Secure tells whether URLs are https, Port is the one in them.
 	Secure bool
 	Port   uint16
@@ -29,7 +31,7 @@ var serviceSettings = []setting{
 	{
 		name: "server-san", env: "OPENSHELL_SERVER_SAN", file: "gateway.server_sans", topic: topicServices, kind: list,
 		usage: "names of the gateway's certificate; *.DOMAIN among them also serves sandbox services under DOMAIN",
-		more:  "The certificate itself is made elsewhere; other names and addresses have no effect. `openshell.localhost` is always served.",
+		more:  "The certificate itself is made elsewhere; other names are the gateway's, and no service's. `openshell.localhost` is always served.",
 	},
 	{
 		name: "service-url", env: "SALLYPORT_SERVICE_URL", file: "gateway.services.url", topic: topicServices, form: serviceURL,
@@ -103,6 +105,7 @@ func (c *Config) services(v *values) {
 	for _, name := range v.list("server-san") {
 		domain, wildcard := strings.CutPrefix(name, "*.")
 		if !wildcard {
+			s.Gateway = append(s.Gateway, strings.ToLower(strings.TrimSuffix(name, ".")))
 			continue
 		}
 		if !isDomain(strings.ToLower(domain)) {
@@ -110,6 +113,11 @@ func (c *Config) services(v *values) {
 			continue
 		}
 		add(domain)
+	}
+	for _, host := range c.Edge.AllowedHosts {
+		if u, err := url.Parse("https://" + host); err == nil {
+			s.Gateway = append(s.Gateway, strings.ToLower(u.Hostname()))
+		}
 	}
 	add(defaultServiceDomain)
 	c.Services = s

@@ -23,8 +23,8 @@ func TestServices(t *testing.T) {
 			[]string{"--disable-tls"}, config.Services{Domains: []string{"openshell.localhost"}, Port: 18000}, "",
 		},
 		"wildcards": {
-			append([]string{"--server-san", "gw.test,10.0.0.1,*.Apps.test", "--server-san", "*.more.test,*.apps.test"}, tls...),
-			config.Services{Domains: []string{"apps.test", "more.test", "openshell.localhost"}, Secure: true, Port: 18000},
+			append([]string{"--allowed-hosts", "A--b.apps.test:443", "--server-san", "gw.test,10.0.0.1,*.Apps.test", "--server-san", "*.more.test,*.apps.test"}, tls...),
+			config.Services{Domains: []string{"apps.test", "more.test", "openshell.localhost"}, Secure: true, Port: 18000, Gateway: []string{"gw.test", "10.0.0.1", "a--b.apps.test"}},
 			"",
 		},
 		"behind a proxy": {
@@ -61,7 +61,7 @@ func TestServices(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := cfg.Services
-			if !slices.Equal(got.Domains, c.want.Domains) || got.Secure != c.want.Secure || got.Port != c.want.Port || got.Loopback != c.want.Loopback ||
+			if !slices.Equal(got.Domains, c.want.Domains) || got.Secure != c.want.Secure || got.Port != c.want.Port || got.Loopback != c.want.Loopback || !slices.Equal(got.Gateway, c.want.Gateway) ||
 				got.SessionTTL.Hours() != 8 {
 				t.Errorf("%+v, want %+v", got, c.want)
 			}
