@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"net"
 	"os"
 	"os/exec"
@@ -16,7 +17,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"sallyport.dev/sallyport/driverkit/computetest"
 	"sallyport.dev/sallyport/gen/v00/computepb"
@@ -41,7 +44,7 @@ var (
 	boxes      = kubeapi.Resource{GroupVersion: kubeapi.V1Beta1, Plural: "sandboxes"}
 )
 
-type any0 = map[string]any
+type object = map[string]any
 
 // cluster is a real one. Tests that need it skip where there is none, and say so.
 func cluster(t testing.TB) (*kubeapi.Client, string) {
@@ -89,9 +92,9 @@ func random() string {
 func newNamespace(t testing.TB, api *kubeapi.Client, labels map[string]string) string {
 	t.Helper()
 	name := "driver-test-" + random()
-	apply(t, api, namespaces, "", name, any0{"apiVersion": "v1", "kind": "Namespace", "metadata": any0{"name": name, "labels": labels}})
-	apply(t, api, accounts, name, "openshell-sandbox", any0{
-		"apiVersion": "v1", "kind": "ServiceAccount", "metadata": any0{"name": "openshell-sandbox", "namespace": name},
+	apply(t, api, namespaces, "", name, object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": name, "labels": labels}})
+	apply(t, api, accounts, name, "openshell-sandbox", object{
+		"apiVersion": "v1", "kind": "ServiceAccount", "metadata": object{"name": "openshell-sandbox", "namespace": name},
 	})
 	t.Cleanup(func() {
 		if err := api.Delete(context.Background(), namespaces, "", name, kubeapi.Precondition{}, false); err != nil && !kubeapi.IsNotFound(err) {
@@ -347,4 +350,205 @@ func TestProblems(t *testing.T) {
 			f.delete(sb)
 		})
 	}
+}
+
+// TestWorkspaceIsKept stops and starts a sandbox that has a claim, and sees to its pod: what Pod Security says of it,
+// and that its workspace was filled once.
+func TestWorkspaceIsKept(t *testing.T) {
+	f := newFixture(t, "--workspace-storage-size", "64Mi")
+	sb := sandbox()
+	sb.Spec.SandboxToken = "secret-token"
+	sb.Spec.Environment["OPENSHELL_SANDBOX_TOKEN"] = "secret-token"
+	f.create(sb)
+	ready := f.await(sb, "ready", isReady)
+	if c := find(ready, "Isolation"); c.GetStatus() != "True" || !strings.Contains(c.GetMessage(), "pod-security=restricted user=1000") {
+		t.Errorf("isolation: %v", c)
+	}
+	claim := f.text(claims, "workspace-default--"+sb.GetName())
+	if !strings.Contains(claim, `"openshell.ai/sandbox-id":"`+sb.GetId()+`"`) {
+		t.Errorf("claim: %s", claim)
+	}
+	pod := f.text(podObjects, "default--"+sb.GetName())
+	if strings.Contains(pod, "secret-token") {
+		t.Error("the sandbox's token stands in the pod")
+	}
+	call := func(what string, do func() error) {
+		t.Helper()
+		if err := do(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	call("stop", func() error {
+		_, err := f.client().StopSandbox(f.context(), &computepb.StopSandboxRequest{SandboxId: sb.GetId()})
+		return err
+	})
+	stopped := f.await(sb, "stopped", func(s *computepb.DriverSandbox) bool { return find(s, "Suspended").GetStatus() == "True" })
+	if stopped.GetStatus().GetInstanceId() != "" {
+		t.Errorf("a stopped sandbox has an instance: %v", stopped)
+	}
+	call("start", func() error {
+		_, err := f.client().StartSandbox(f.context(), &computepb.StartSandboxRequest{SandboxId: sb.GetId()})
+		return err
+	})
+	again := f.await(sb, "ready again", isReady)
+	if again.GetStatus().GetInstanceId() == ready.GetStatus().GetInstanceId() {
+		t.Error("the same instance runs after a stop")
+	}
+	if now := f.text(claims, "workspace-default--"+sb.GetName()); uidIn(now) != uidIn(claim) {
+		t.Error("the claim is another one")
+	}
+	f.delete(sb)
+}
+
+// text reads an object as JSON.
+func (f *fixture) text(r kubeapi.Resource, name string) string {
+	f.t.Helper()
+	var raw json.RawMessage
+	if err := f.api.Get(f.t.Context(), r, f.namespace, name, &raw); err != nil {
+		f.t.Fatalf("get %s %s: %v", r, name, err)
+	}
+	return string(raw)
+}
+
+func uidIn(object string) string {
+	var o struct {
+		Metadata struct {
+			UID string `json:"uid"`
+		} `json:"metadata"`
+	}
+	json.Unmarshal([]byte(object), &o)
+	return o.Metadata.UID
+}
+
+// TestPodTakenAway has somebody take the sandbox's pod, through the API's eviction, which only a person may do.
+func TestPodTakenAway(t *testing.T) {
+	f := newFixture(t)
+	sb := sandbox()
+	f.create(sb)
+	first := f.await(sb, "ready", isReady).GetStatus().GetInstanceId()
+	w, err := f.client().WatchSandboxes(f.context(), &computepb.WatchSandboxesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "default--" + sb.GetName()
+	err = f.api.Create(t.Context(), kubeapi.Resource{GroupVersion: "v1", Plural: "pods/" + name + "/eviction"}, f.namespace, "driverkube-test", object{
+		"apiVersion": "policy/v1", "kind": "Eviction", "metadata": object{"name": name, "namespace": f.namespace},
+	})
+	if err != nil {
+		t.Fatalf("evict: %v", err)
+	}
+	told := false
+	for !told {
+		e, err := w.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := e.GetPlatformEvent().GetEvent()
+		told = p.GetReason() == "PodReplaced" && strings.Contains(p.GetMessage(), "evicted from node")
+	}
+	f.await(sb, "ready in another pod", func(s *computepb.DriverSandbox) bool {
+		return isReady(s) && s.GetStatus().GetInstanceId() != first
+	})
+	f.delete(sb)
+}
+
+// TestQuota has the namespace's quota let no pod in, and then one.
+func TestQuota(t *testing.T) {
+	f := newFixture(t)
+	quota := func(pods string) {
+		apply(t, f.api, quotas, f.namespace, "small", object{
+			"apiVersion": "v1", "kind": "ResourceQuota", "metadata": object{"name": "small", "namespace": f.namespace},
+			"spec": object{"hard": object{"pods": pods}},
+		})
+	}
+	quota("0")
+	eventually(t, "the quota in force", func() bool { return strings.Contains(f.text(quotas, "small"), `"used"`) })
+	sb := sandbox()
+	f.create(sb)
+	got := f.await(sb, "the quota's problem", hasProblem("QuotaExceeded"))
+	ready := find(got, "Ready")
+	if ready.GetReason() != "QuotaExceeded" || !strings.Contains(ready.GetMessage(), "quota small exceeded: asked for pods=1, in use pods=0, allowed pods=0; next: delete sandboxes") {
+		t.Errorf("got %v", ready)
+	}
+	quota("1")
+	f.await(sb, "ready when the quota allows it", isReady)
+	f.delete(sb)
+}
+
+// TestManagedWorkspaces makes namespaces, and leaves those alone that are not its own.
+func TestManagedWorkspaces(t *testing.T) {
+	f := newFixture(t, "--workspace-mode", "managed", "--quota-pods", "3")
+	prefix := f.namespacePrefix()
+	first := sandbox()
+	first.Workspace = "team-a"
+	f.create(first)
+	own := f.namespace
+	f.namespace = prefix + "team-a"
+	f.await(first, "ready in a namespace of its own", isReady)
+	for r, name := range map[kubeapi.Resource]string{
+		accounts: "openshell-sandbox", quotas: "openshell-workspace", {GroupVersion: "v1", Plural: "limitranges"}: "openshell-workspace",
+		{GroupVersion: "networking.k8s.io/v1", Plural: "networkpolicies"}: "openshell-no-ingress",
+		boxes: first.GetName(),
+	} {
+		if text := f.text(r, name); !strings.Contains(text, `"openshell.ai/managed-by":"openshell"`) {
+			t.Errorf("%s %s: %s", r, name, text)
+		}
+	}
+	f.delete(first)
+	foreign := prefix + "foreign"
+	apply(t, f.api, namespaces, "", foreign, object{"apiVersion": "v1", "kind": "Namespace", "metadata": object{"name": foreign}})
+	t.Cleanup(func() { f.api.Delete(context.Background(), namespaces, "", foreign, kubeapi.Precondition{}, false) })
+	second := sandbox()
+	second.Workspace = "foreign"
+	wantStatus(t, "a namespace of somebody else's", f.createErr(second), codes.FailedPrecondition, "exists and is not this gateway's")
+	_, err := f.client().DeleteWorkspace(f.context(), &computepb.DeleteWorkspaceRequest{Workspace: "foreign"})
+	wantStatus(t, "deleting it", err, codes.FailedPrecondition, "is not this gateway's and stays")
+	second.Workspace = "Not A Name"
+	wantStatus(t, "a workspace that is no name", f.createErr(second), codes.FailedPrecondition, "cannot have a namespace")
+	for range 2 {
+		if _, err := f.client().DeleteWorkspace(f.context(), &computepb.DeleteWorkspaceRequest{Workspace: "team-a"}); err != nil {
+			t.Errorf("delete workspace: %v", err)
+		}
+	}
+	eventuallyIn(t, 60*time.Second, "the namespace's end", func() bool {
+		var raw json.RawMessage
+		return kubeapi.IsNotFound(f.api.Get(t.Context(), namespaces, "", f.namespace, &raw))
+	})
+	f.namespace = own
+}
+
+// namespacePrefix is how the names of managed namespaces begin by default.
+func (f *fixture) namespacePrefix() string {
+	for i, a := range f.args {
+		if a == "--gateway-id" {
+			return "openshell-" + f.args[i+1] + "-"
+		}
+	}
+	f.t.Fatal("no gateway id")
+	return ""
+}
+
+// TestOperatorWorkspaces uses the namespaces that are labelled, and no others.
+func TestOperatorWorkspaces(t *testing.T) {
+	f := newFixture(t, "--workspace-mode", "operator", "--namespace-label", "driver-test=yes")
+	sb := sandbox()
+	sb.Workspace = "ops-" + random()
+	wantStatus(t, "no namespace", f.createErr(sb), codes.FailedPrecondition, "no namespace is labelled for workspace")
+	space := newNamespace(t, f.api, map[string]string{"driver-test": "yes", "openshell.ai/workspace": sb.GetWorkspace()})
+	eventually(t, "the namespace to be known", func() bool { return f.createErr(sb) == nil })
+	f.await(sb, "ready", isReady)
+	if got := f.await(sb, "ready", isReady); got.GetNamespace() != space {
+		t.Errorf("it is in %q, want %q", got.GetNamespace(), space)
+	}
+	f.delete(sb)
+	f.awaitGone(sb)
+}
+
+// awaitGone waits until a sandbox is gone.
+func (f *fixture) awaitGone(sb *computepb.DriverSandbox) {
+	f.t.Helper()
+	eventuallyIn(f.t, 60*time.Second, "the sandbox's end", func() bool {
+		_, err := f.client().GetSandbox(f.context(), &computepb.GetSandboxRequest{SandboxId: sb.GetId()})
+		return status.Code(err) == codes.NotFound
+	})
 }
