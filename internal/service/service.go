@@ -124,7 +124,7 @@ func (s *Service) Expose(ctx context.Context, req ExposeRequest) (*Endpoint, err
 	if err := s.access.Workspace(p, name.Workspace, authz.User); err != nil {
 		return nil, err
 	}
-	if err := checkExpose(name, req); err != nil {
+	if err := req.Check(); err != nil {
 		return nil, err
 	}
 	sb, err := s.sandboxes.ByName(ctx, name.Workspace, name.Sandbox)
@@ -153,8 +153,10 @@ func (s *Service) Expose(ctx context.Context, req ExposeRequest) (*Endpoint, err
 	return decode(written[len(written)-1])
 }
 
-func checkExpose(name Name, req ExposeRequest) error {
-	if err := name.check(); err != nil {
+// Check refuses what Expose would refuse of any sandbox, so that a sandbox that is created with services is not begun in
+// vain.
+func (req ExposeRequest) Check() error {
+	if err := req.Name.settled().check(); err != nil {
 		return err
 	}
 	if req.Port < 1 || req.Port > maxPort {
