@@ -12,6 +12,7 @@ import (
 	"sallyport.dev/sallyport/internal/driver"
 	"sallyport.dev/sallyport/internal/relay"
 	"sallyport.dev/sallyport/internal/sandbox"
+	"sallyport.dev/sallyport/internal/servicehost"
 	"sallyport.dev/sallyport/internal/store"
 	"sallyport.dev/sallyport/internal/tlsfiles"
 	"sallyport.dev/sallyport/internal/tracing"
@@ -29,13 +30,14 @@ type scrape struct {
 	export       *export.OTLP
 	certificates func() []tlsfiles.Certificate
 	tracer       *tracing.Tracer
+	hosts        *servicehost.Handler
 }
 
 // observe lets scrapes ask about everything that was built.
 func (g *Gateway) observe() {
 	g.metrics.scrape.Store(&scrape{
 		relays: g.relays, sandboxes: g.sandboxes, store: g.store, issuers: g.identity.issuers, tokens: g.identity.tokens,
-		conns: g.conns, audit: g.auditLog, export: g.exporter, tracer: g.tracer,
+		conns: g.conns, audit: g.auditLog, export: g.exporter, tracer: g.tracer, hosts: g.exposed.hosts,
 		certificates: func() []tlsfiles.Certificate {
 			if bundle := g.certificates.Load(); bundle != nil {
 				return bundle.Expiry()
@@ -57,7 +59,7 @@ var scraped = []string{
 	"sallyport_sandboxes", "sallyport_sandboxes_unfinished", "sallyport_reconcile_lag_seconds",
 	"sallyport_supervisor_sessions", "sallyport_supervisor_sessions_opened_total", "sallyport_supervisor_sessions_ended_total",
 	"sallyport_relays", "sallyport_relays_waiting", "sallyport_relays_opened_total", "sallyport_relays_ended_total",
-	"sallyport_relay_bytes_total", "sallyport_sandbox_token_keys",
+	"sallyport_relay_bytes_total", "sallyport_sandbox_token_keys", "sallyport_service_requests", "sallyport_service_sessions",
 	"sallyport_driver_connected", "sallyport_driver_suspended", "sallyport_driver_connections_total",
 	"sallyport_driver_calls_running", "sallyport_driver_calls_waiting",
 	"sallyport_store_queue", "sallyport_database_bytes", "sallyport_database_connections",
@@ -148,6 +150,8 @@ func (s *scrape) boxes(put putter) {
 	}
 	put("sallyport_relay_bytes_total", float64(r.Sent), "to_sandbox")
 	put("sallyport_relay_bytes_total", float64(r.Received), "from_sandbox")
+	put("sallyport_service_requests", float64(s.hosts.Open()))
+	put("sallyport_service_sessions", float64(s.hosts.Sessions()))
 }
 
 func (s *scrape) drivers(put putter) {

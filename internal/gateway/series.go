@@ -61,10 +61,10 @@ var referenceSeries = []series{
 	{name: nameDuration, kind: histogram, labels: []string{"service", "method", "code"}, help: "Time from the first byte of a call to its end.", values: "As above.", buckets: callBuckets},
 	{
 		name: "openshell_server_http_requests_total", kind: counter, labels: []string{"path", "status"}, help: "Answered HTTP requests that are no calls.",
-		values: "`path` is `/connect/ssh`, `/_ws_tunnel`, `/auth` or `unknown`; `status` the HTTP status.", when: "nobody has asked yet",
+		values: "`path` is `/connect/ssh`, `/_ws_tunnel`, `/auth`, `sandbox_service` for all services of sandboxes, or `unknown`; `status` the HTTP status.", when: "nobody has asked yet",
 	},
 	{
-		name: "openshell_server_http_request_duration_seconds", kind: histogram, labels: []string{"path", "status"}, help: "Time to answer them, without those that became a tunnel.",
+		name: "openshell_server_http_request_duration_seconds", kind: histogram, labels: []string{"path", "status"}, help: "Time to answer them, without tunnels, SSH and services.",
 		values: "As above.", when: "nobody has asked yet", buckets: callBuckets,
 	},
 	{name: "openshell_server_readiness_database_healthy", kind: gauge, help: "1 while the database answers."},
@@ -121,6 +121,8 @@ var sandboxSeries = []series{
 		values: "`closed`, `dropped` by the supervisor, `session_ended`, `target_failed`, `open_timeout`, `caller_gone`, `refused` by a limit, `other`.",
 	},
 	{name: "sallyport_relay_bytes_total", kind: counter, labels: []string{"direction"}, help: "Bytes carried by relays.", values: "`to_sandbox`, `from_sandbox`."},
+	{name: "sallyport_service_requests", kind: gauge, help: "Requests to services of sandboxes that are being served."},
+	{name: "sallyport_service_sessions", kind: gauge, help: "Browsers that are signed in to services of sandboxes."},
 	{name: "sallyport_sandbox_token_keys", kind: gauge, help: "Keys whose sandbox tokens are believed; the newest signs."},
 }
 
