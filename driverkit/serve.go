@@ -60,7 +60,7 @@ func Serve(ctx context.Context, opts Options, register func(*grpc.Server)) error
 	// Streams such as a watch have no end of their own: a graceful stop would wait for them in vain.
 	stopping, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
-	guard := guard{logger: opts.Logger, stopping: stopping}
+	guard := guard{logger: slog.New(LogHandler(opts.Logger.Handler())), stopping: stopping}
 	srv := grpc.NewServer(
 		grpc.MaxRecvMsgSize(opts.MaxMessageBytes),
 		grpc.MaxConcurrentStreams(1024),
@@ -110,7 +110,10 @@ type guard struct {
 
 func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	defer g.recovered(ctx, info.FullMethod, &err)
-	return next(traced(ctx), req)
+	ctx = traced(ctx)
+	resp, err = next(ctx, req)
+	g.failed(ctx, info.FullMethod, err)
+	return resp, err
 }
 
 func (g guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
@@ -123,6 +126,19 @@ func (g guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		return status.Error(codes.Unavailable, "driver is stopping; open the stream again")
 	}
 	return err
+}
+
+// failed logs a call that failed, with the trace's id where the gateway has one: at level info where the trace is being
+// recorded, since somebody wants to know.
+func (g guard) failed(ctx context.Context, method string, err error) {
+	if err == nil {
+		return
+	}
+	level := slog.LevelDebug
+	if _, recorded := TraceID(ctx); recorded {
+		level = slog.LevelInfo
+	}
+	g.logger.Log(ctx, level, "call failed", "method", method, "code", status.Code(err).String())
 }
 
 func (g guard) recovered(ctx context.Context, method string, err *error) {
