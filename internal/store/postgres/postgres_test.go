@@ -24,6 +24,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if runWriter() {
+		return
+	}
 	if shared, startErr = pgtest.Start(); startErr == nil {
 		startErr = shared.Prepare(func(url string) error {
 			db, err := postgres.Open(context.Background(), url, postgres.Options{})

@@ -265,6 +265,21 @@ func (s *Server) Stop() error {
 // Socket is the path of the server's Unix socket, for a proxy to dial.
 func (s *Server) Socket() string { return filepath.Join(s.root, ".s.PGSQL."+port) }
 
+// Folder makes a folder beside the server's data, which is the server's own.
+func (s *Server) Folder(name string) string {
+	dir := filepath.Join(s.root, name)
+	_ = os.Mkdir(dir, 0o700) // What comes next fails if it is not there.
+	return dir
+}
+
+// Own gives a file or folder to the user that the server runs as.
+func (s *Server) Own(path string) error {
+	if s.uid == nil {
+		return nil
+	}
+	return os.Chown(path, int(s.uid.Uid), int(s.uid.Gid))
+}
+
 // Log returns what the server wrote.
 func (s *Server) Log() string {
 	b, err := os.ReadFile(filepath.Join(s.root, "log"))
