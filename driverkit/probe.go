@@ -13,8 +13,11 @@ import (
 // Probe asks the driver that serves a socket whether it is well, by the standard health service that Serve adds. It is for
 // the probes of a container: Kubernetes itself can ask TCP ports alone. ctx bounds it.
 func Probe(ctx context.Context, socket string) error {
-	conn, err := grpc.NewClient("passthrough:///driver", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(
-		func(ctx context.Context, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", socket) }))
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}
+	conn, err := grpc.NewClient("passthrough:///driver",
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dial))
 	if err != nil {
 		return fmt.Errorf("probe %s: %w", socket, err)
 	}

@@ -43,7 +43,7 @@ func TestScenarios(t *testing.T) {
 			got := withoutFiles(whole)
 			golden := filepath.Join("testdata", "golden", name+".yaml")
 			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil { //nolint:gosec // a file of the repository
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -46,7 +46,7 @@ func TestRealAPIServer(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		// The test's own context is over by now.
-		if out, err := exec.Command(program, "--kubeconfig", kubeconfig, "delete", "namespace", space, "--wait=false").CombinedOutput(); err != nil { //nolint:noctx // see above
+		if out, err := exec.Command(program, "--kubeconfig", kubeconfig, "delete", "namespace", space, "--wait=false").CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
