@@ -257,7 +257,7 @@ func (a *app) forwardListCommand() *cobra.Command {
 func (a *app) forwardStopCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "stop PORT [NAME]", Short: "End a forward", Args: cobra.RangeArgs(1, 2),
-		RunE: func(c *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) error {
 			if a.rootErr != nil {
 				return a.rootErr
 			}

@@ -68,27 +68,28 @@ func (r *remote) feed(ctx context.Context, script, arg string, write func(contex
 		cancel()
 		return 0, "", err
 	}
-	wrote := make(chan error, 1)
+	var failed error // of the writing goroutine, once it is done
+	done := make(chan struct{})
 	begun := false
-	defer func() {
+	end := func() {
 		cancel()
 		if begun {
-			<-wrote
+			<-done
 		}
-	}()
+	}
+	defer end()
 	start := &openshellpb.ExecSandboxInput{Payload: &openshellpb.ExecSandboxInput_Start{Start: &openshellpb.ExecSandboxRequest{
 		SandboxId: r.id, Command: []string{"sh", "-c", script, "sallyport", arg},
 	}}}
-	var failed error
 	if err := stream.Send(start); err == nil {
 		begun = true
 		go func() {
-			defer close(wrote)
+			defer close(done)
 			buffered := bufio.NewWriterSize(&stdinWriter{stream}, stdinChunk)
 			err := errors.Join(write(ctx, buffered), buffered.Flush())
 			if err != nil && !errors.Is(err, io.EOF) {
 				// Half an archive must not pass for a whole one: the command is ended instead.
-				wrote <- err
+				failed = err
 				cancel()
 				return
 			}
@@ -98,9 +99,8 @@ func (r *remote) feed(ctx context.Context, script, arg string, write func(contex
 	}
 	var errs said
 	code, err := r.events(stream, func([]byte) error { return nil }, &errs)
-	if err != nil && begun {
-		cancel()
-		if failed = <-wrote; failed != nil && status.Code(err) == codes.Canceled {
+	if err != nil {
+		if end(); failed != nil && status.Code(err) == codes.Canceled {
 			err = failed
 		}
 	}

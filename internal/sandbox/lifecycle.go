@@ -334,23 +334,23 @@ func (s *Service) aside(ctx context.Context, id string, do func(context.Context)
 }
 
 // Waiting tells that the sandbox runs and only its supervisor is away, most likely for a moment.
-func (sb *Sandbox) Waiting() bool {
-	return sb.Phase == PhaseProvisioning && sb.DriverPhase == PhaseReady
+func (s *Sandbox) Waiting() bool {
+	return s.Phase == PhaseProvisioning && s.DriverPhase == PhaseReady
 }
 
 // NotReady is the answer to who wants to work in a sandbox that is not ready.
-func (sb *Sandbox) NotReady() *fault.Error {
+func (s *Sandbox) NotReady() *fault.Error {
 	reason, message := ReasonNotReady, "sandbox is not ready"
-	if sb.Phase == PhaseStopped || sb.Phase == PhaseStopping {
+	if s.Phase == PhaseStopped || s.Phase == PhaseStopping {
 		reason, message = ReasonStopped, "sandbox is not ready: it is stopped"
 	}
-	return fault.New(fault.FailedPrecondition, reason, "%s", message).WithNext("%s", sb.whatNext())
+	return fault.New(fault.FailedPrecondition, reason, "%s", message).WithNext("%s", s.whatNext())
 }
 
 // whatNext is what leads on from the sandbox's phase.
-func (sb *Sandbox) whatNext() string {
-	name := sb.Object.Name
-	switch sb.Phase {
+func (s *Sandbox) whatNext() string {
+	name := s.Object.Name
+	switch s.Phase {
 	case PhaseStopped:
 		return "start it: `sallyport sandbox start " + name + "`"
 	case PhaseStopping:

@@ -166,7 +166,7 @@ func (w *world) hold(t *rapid.T) {
 		}
 		return false
 	}
-	ok := false
+	var ok bool
 	switch w.asked {
 	case "stop":
 		ok = in(sandbox.PhaseStopping, sandbox.PhaseStopped)

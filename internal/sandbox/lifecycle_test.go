@@ -395,7 +395,7 @@ func TestEndedWork(t *testing.T) {
 	broken := fault.New(fault.Unavailable, "RELAY_BROKEN", "gone")
 	f := open(t)
 	id := f.running(t, "x")
-	if err := f.Ended(id, broken); err != error(broken) {
+	if err := f.Ended(id, broken); fault.From(err) != broken {
 		t.Errorf("of a sandbox that runs: %v", err)
 	}
 	if _, err := f.Stop(t.Context(), "", "x"); err != nil {

@@ -120,6 +120,7 @@ func (d *driver) list() []compute.Snapshot {
 func (d *driver) Stop(_ context.Context, id, _ string) error {
 	return d.run(id, false, d.onStop, &d.stops)
 }
+
 func (d *driver) Start(_ context.Context, id, _ string) error {
 	return d.run(id, true, d.onStart, &d.starts)
 }

@@ -100,8 +100,10 @@ func TestEdgeSignIn(t *testing.T) {
 		origin, code, token string
 		want                int
 	}{
-		{"https://evil.example", u.Query().Get("code"), "evil", http.StatusForbidden}, {origin, "AAA-AAAA", "evil", http.StatusForbidden},
-		{origin, u.Query().Get("code"), "two words", http.StatusBadRequest}, {origin, "", "", http.StatusBadRequest},
+		{"https://evil.example", u.Query().Get("code"), "evil", http.StatusForbidden},
+		{origin, "AAA-AAAA", "evil", http.StatusForbidden},
+		{origin, u.Query().Get("code"), "two words", http.StatusBadRequest},
+		{origin, "", "", http.StatusBadRequest},
 	} {
 		if got := post(other.origin, other.code, other.token); got != other.want {
 			t.Errorf("%+v was answered with %d", other, got)

@@ -156,7 +156,7 @@ func (f *Forward) connect(ctx context.Context, conn net.Conn, token string) erro
 		closing.received()
 		if _, err := conn.Write(frame.GetData()); err != nil {
 			// Who connected has gone, which is no failure.
-			return nil //nolint:nilerr // As said.
+			return nil
 		}
 	}
 }
