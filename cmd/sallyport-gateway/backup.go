@@ -196,7 +196,7 @@ func sourceOf(c *config.Config, withAudit bool) (backup.Source, error) {
 		}
 		src.Database = path
 	} else {
-		src.Missing = append(src.Missing, "the PostgreSQL database: dump it with pg_dump after this backup began, see docs/operate.md")
+		src.Missing = append(src.Missing, "the PostgreSQL database: dump it with pg_dump before the keys are copied, see docs/operate.md")
 	}
 	add := func(name, path string) bool {
 		info, err := os.Stat(path)

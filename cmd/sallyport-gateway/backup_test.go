@@ -290,3 +290,39 @@ func TestBackupRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestBackupOfKeysAlone has the database elsewhere: the keys are copied, and the command says what is missing.
+func TestBackupOfKeysAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	state, next := filepath.Join(dir, "state"), filepath.Join(dir, "next")
+	for name, content := range map[string]string{"state/credential.key": strings.Repeat("k", 32), "state/sandbox-keys/0001.pem": "pem", "given": "ring"} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const url = "postgres://u@db.test/x"
+	to := filepath.Join(dir, "b")
+	code, out, errs := bare(t, "backup", "--to", to, "--db-url", url, "--state-dir", state, "--credential-key-file", filepath.Join(dir, "given"))
+	if code != 0 || !strings.Contains(out, "3 files, no database") || !strings.Contains(errs, "pg_dump") {
+		t.Fatalf("%d %s%s", code, out, errs)
+	}
+	if code, _, errs := bare(t, "restore", "--from", to, "--db-url", "sqlite:"+filepath.Join(next, "x.db")); code != 1 || !strings.Contains(errs, "another kind of database") {
+		t.Errorf("to SQLite: %d %s", code, errs)
+	}
+	if code, _, errs := bare(t, "restore", "--from", to, "--db-url", url, "--state-dir", next); code != 1 || !strings.Contains(errs, "credential/keys") {
+		t.Errorf("without a place for the given keys: %d %s", code, errs)
+	}
+	if code, out, errs := bare(t, "restore", "--from", to, "--db-url", url, "--state-dir", next, "--credential-key-file", filepath.Join(next, "given")); code != 0 || !strings.Contains(out, "restored") {
+		t.Fatalf("%d %s%s", code, out, errs)
+	}
+	for name, want := range map[string]string{"credential.key": strings.Repeat("k", 32), "sandbox-keys/0001.pem": "pem", "given": "ring"} {
+		if got, err := os.ReadFile(filepath.Join(next, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q %v", name, got, err)
+		}
+	}
+}
