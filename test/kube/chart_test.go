@@ -24,6 +24,7 @@ func TestChart(t *testing.T) {
 	r := install(t, "")
 	t.Run("ten cases", r.tenCases)
 	t.Run("service account", r.serviceAccount)
+	t.Run("rights", r.rights)
 	admin := r.signedIn(t, "admin@test")
 	t.Run("main job", func(t *testing.T) { r.mainJob(t, admin) })
 	t.Run("many bytes", func(t *testing.T) { r.manyBytes(t, admin) })
@@ -61,6 +62,38 @@ func (r *release) serviceAccount(t *testing.T) {
 	}
 	_, err = client.GetCurrentUser(as(t.Context(), r.token(t, "runner")), &openshellpb.GetCurrentUserRequest{})
 	wantRefused(t, "a token for the API server", err, codes.Unauthenticated, "TOKEN_AUDIENCE")
+}
+
+// rights asks the API server what the accounts of the release may do, and looks who holds a token.
+func (r *release) rights(t *testing.T) {
+	for _, c := range []struct {
+		account, verb, resource, want string
+	}{
+		{releaseName, "create", "sandboxes.agents.x-k8s.io", "yes"},
+		{releaseName, "watch", "pods", "yes"},
+		{releaseName, "create", "pods", "no"},
+		{releaseName, "create", "pods/exec", "no"},
+		{releaseName, "list", "secrets", "no"},
+		{releaseName, "get", "secrets", "no"},
+		{releaseName, "delete", "namespaces", "no"},
+		{releaseName + "-sandbox", "get", "pods", "no"},
+		{releaseName + "-sandbox", "get", "secrets", "no"},
+	} {
+		// It ends with 1 for no.
+		out, err := r.tryIn(t.Context(), "auth", "can-i", c.verb, c.resource, "--as", "system:serviceaccount:"+r.name+":"+c.account)
+		if got := strings.TrimSpace(out); got != c.want {
+			t.Errorf("may %s %s %s: %q, want %s; error %v", c.account, c.verb, c.resource, got, c.want, err)
+		}
+	}
+	for container, want := range map[string]bool{"gateway": true, "compute-driver": true, "credentials-driver": false} {
+		mounts := ""
+		for _, list := range []string{"containers", "initContainers"} {
+			mounts += r.in(t, "get", "pod", gatewayPod, "-o", fmt.Sprintf(`jsonpath={.spec.%s[?(@.name==%q)].volumeMounts[*].mountPath}`, list, container))
+		}
+		if got := strings.Contains(mounts, "/var/run/secrets/kubernetes.io/serviceaccount"); got != want {
+			t.Errorf("%s holds a token for the API server: %t, want %t; it mounts %s", container, got, want, mounts)
+		}
+	}
 }
 
 // mainJob is what the product is for: a credential from Keycloak in a sandbox that is a pod.

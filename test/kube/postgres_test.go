@@ -51,8 +51,8 @@ func postgres(t *testing.T) *pgtest.Server {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	hba := filepath.Join(dir, "pg_hba.conf")
-	err = errors.Join(os.Chmod(dir, 0o755), //nolint:gosec // reason: it holds no secret
-		os.WriteFile(hba, []byte("local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\n"), 0o644)) //nolint:gosec // reason: as above
+	err = errors.Join(os.Chmod(dir, 0o755),
+		os.WriteFile(hba, []byte("local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\n"), 0o644))
 	if err != nil {
 		t.Fatal(err)
 	}
