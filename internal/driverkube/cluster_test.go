@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -327,26 +328,50 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// TestProblems has a real cluster fail in each way that it can be made to, and sees the reason and the next step.
 func TestProblems(t *testing.T) {
-	f := newFixture(t)
+	cluster(t)
+	template := func(change func(*computepb.DriverSandboxTemplate)) func(*computepb.DriverSandbox) {
+		return func(sb *computepb.DriverSandbox) { change(sb.GetSpec().GetTemplate()) }
+	}
+	unchanged := func(*computepb.DriverSandbox) {}
 	for name, c := range map[string]struct {
+		args   []string
 		change func(*computepb.DriverSandbox)
 		want   string
 	}{
-		"missing image": {func(sb *computepb.DriverSandbox) { sb.Spec.Template.Image = "localhost/sallyport/no-such:dev" }, "ImagePullBackOff"},
-		"image name":    {func(sb *computepb.DriverSandbox) { sb.Spec.Template.Image = "a::b" }, "InvalidImageName"},
-		"too much": {func(sb *computepb.DriverSandbox) {
-			sb.Spec.Template.Resources = &computepb.DriverResourceRequirements{CpuRequest: "10000"}
-		}, "Unschedulable"},
+		"missing image": {nil, template(func(s *computepb.DriverSandboxTemplate) { s.Image = "localhost/sallyport/no-such:dev" }), "ImagePullBackOff"},
+		"image name":    {nil, template(func(s *computepb.DriverSandboxTemplate) { s.Image = "a::b" }), "InvalidImageName"},
+		"too much": {nil, template(func(s *computepb.DriverSandboxTemplate) {
+			s.Resources = &computepb.DriverResourceRequirements{CpuRequest: "10000"}
+		}), "Unschedulable"},
+		"no such node": {[]string{"--node-selector", "no-such=node"}, unchanged, "Unschedulable"},
+		"too little memory": {nil, template(func(s *computepb.DriverSandboxTemplate) {
+			s.Resources = &computepb.DriverResourceRequirements{MemoryLimit: "2Mi"}
+		}), "OOMKilledRestarting OOMKilled ContainerCreateFailed InitFailed ContainerRestarting"},
+		"supervisor crashes": {nil, func(sb *computepb.DriverSandbox) { sb.Spec.LogLevel = "nonsense" }, "ContainerRestarting"},
+		"no secret":          {[]string{"--tls-ca-secret", "no-such-secret"}, unchanged, "VolumeMountFailed"},
+		"no service account": {[]string{"--service-account", "no-such-account"}, unchanged, "ServiceAccountMissing"},
+		"no storage class":   {[]string{"--workspace-storage-size", "1Mi", "--workspace-storage-class", "no-such-class"}, unchanged, "VolumeNotBound VolumeProvisioningFailed"},
+		"pod security":       {[]string{"--pod-security", "privileged", "--capabilities", "SYS_ADMIN"}, unchanged, "PodRefused"},
+		"no runtime class":   {[]string{"--runtime-class", "no-such-class"}, unchanged, "PodRefused"},
+		"image never pulled": {[]string{"--sandbox-image-pull-policy", "Never", "--workspace-seed=false"},
+			template(func(s *computepb.DriverSandboxTemplate) { s.Image = "localhost/sallyport/no-such:dev" }), "ImageNeverPulled"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, c.args...)
 			sb := sandbox()
 			c.change(sb)
 			f.create(sb)
-			got := f.await(sb, c.want, hasProblem(c.want))
+			words := strings.Fields(c.want)
+			got := f.await(sb, c.want, func(sb *computepb.DriverSandbox) bool {
+				return slices.Contains(words, find(sb, "Problem").GetReason())
+			})
 			if message := find(got, "Ready").GetMessage(); !strings.Contains(message, "next: ") {
 				t.Errorf("no next step: %v", got.GetStatus())
 			}
+			t.Logf("%s", find(got, "Problem"))
 			f.delete(sb)
 		})
 	}

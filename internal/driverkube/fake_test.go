@@ -83,10 +83,14 @@ func TestRefusals(t *testing.T) {
 		want            codes.Code
 		text            string
 	}{
-		"quota": {403, "Forbidden", `sandboxes.agents.x-k8s.io "default--x" is forbidden: exceeded quota: boxes, requested: count/sandboxes.agents.x-k8s.io=1, used: count/sandboxes.agents.x-k8s.io=5, limited: count/sandboxes.agents.x-k8s.io=5`,
-			codes.ResourceExhausted, "quota boxes exceeded: asked for count/sandboxes.agents.x-k8s.io=1, in use count/sandboxes.agents.x-k8s.io=5, allowed count/sandboxes.agents.x-k8s.io=5; delete"},
-		"permission": {403, "Forbidden", `sandboxes.agents.x-k8s.io "x" is forbidden: User "system:serviceaccount:a:b" cannot patch resource "sandboxes" in API group "agents.x-k8s.io" in the namespace "boxes"`,
-			codes.FailedPrecondition, "may not patch sandboxes.agents.x-k8s.io in namespace boxes"},
+		"quota": {
+			403, "Forbidden", `sandboxes.agents.x-k8s.io "default--x" is forbidden: exceeded quota: boxes, requested: count/sandboxes.agents.x-k8s.io=1, used: count/sandboxes.agents.x-k8s.io=5, limited: count/sandboxes.agents.x-k8s.io=5`,
+			codes.ResourceExhausted, "quota boxes exceeded: asked for count/sandboxes.agents.x-k8s.io=1, in use count/sandboxes.agents.x-k8s.io=5, allowed count/sandboxes.agents.x-k8s.io=5; delete",
+		},
+		"permission": {
+			403, "Forbidden", `sandboxes.agents.x-k8s.io "x" is forbidden: User "system:serviceaccount:a:b" cannot patch resource "sandboxes" in API group "agents.x-k8s.io" in the namespace "boxes"`,
+			codes.FailedPrecondition, "may not patch sandboxes.agents.x-k8s.io in namespace boxes",
+		},
 		"admission":  {403, "Forbidden", "admission webhook \"rules\" denied the request:\nno", codes.FailedPrecondition, "the cluster's rules refuse the object"},
 		"invalid":    {422, "Invalid", "spec.podTemplate: Required value", codes.FailedPrecondition, "Kubernetes refuses the object: spec.podTemplate: Required value"},
 		"busy":       {500, "InternalError", "etcd says: secret words", codes.Unavailable, "busy or failing"},

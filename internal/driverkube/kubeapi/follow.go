@@ -110,10 +110,8 @@ func (f *follower[T]) listAndWatch(ctx context.Context) error {
 		began := time.Now()
 		next, err := f.watch(ctx, path, version)
 		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, errExpired):
-			return nil
+		case ctx.Err() != nil || errors.Is(err, errExpired):
+			return nil //nolint:nilerr // the caller looks at ctx, and lists anew
 		case next != version || time.Since(began) > time.Second:
 			misses = 0
 		}

@@ -55,20 +55,17 @@ func (v *Versions) Forget() {
 }
 
 func (v *Versions) discover(ctx context.Context) (string, error) {
+	type served struct {
+		GroupVersion string `json:"groupVersion"`
+	}
 	var group struct {
-		Versions []struct {
-			GroupVersion string `json:"groupVersion"`
-		} `json:"versions"`
+		Versions []served `json:"versions"`
 	}
 	if err := v.client.GetPath(ctx, "/apis/"+SandboxGroup, &group); err != nil {
 		return "", Explain("find the cluster's version of Sandbox objects", err)
 	}
 	for _, ours := range []string{V1Beta1, V1Alpha1} {
-		if slices.ContainsFunc(group.Versions, func(s struct {
-			GroupVersion string `json:"groupVersion"`
-		}) bool {
-			return s.GroupVersion == ours
-		}) {
+		if slices.Contains(group.Versions, served{ours}) {
 			return ours, nil
 		}
 	}

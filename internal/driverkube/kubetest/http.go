@@ -111,7 +111,9 @@ func (s *Server) group(w http.ResponseWriter) {
 func answer(w http.ResponseWriter, code int, o any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(o)
+	if err := json.NewEncoder(w).Encode(o); err != nil {
+		panic(http.ErrAbortHandler) // the client has gone
+	}
 }
 
 // Status is the object with which the API tells of a failure.
@@ -182,7 +184,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, t target) {
 	s.mu.Lock()
 	if from < s.forgot {
 		s.mu.Unlock()
-		out.Encode(Object{"type": "ERROR", "object": Status(http.StatusGone, "Expired", "too old resource version", nil)})
+		event(out, "ERROR", Status(http.StatusGone, "Expired", "too old resource version", nil))
 		return
 	}
 	began := s.forgot
@@ -204,10 +206,10 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, t target) {
 				t.namespace != "" && Text(Meta(o), "namespace") != t.namespace || !selects(r.URL.Query().Get("labelSelector"), o) {
 				continue
 			}
-			out.Encode(Object{"type": c.kind, "object": o})
+			event(out, c.kind, o)
 		}
 		if len(news) > 0 {
-			out.Encode(Object{"type": "BOOKMARK", "object": Object{"metadata": Object{"resourceVersion": strconv.Itoa(news[len(news)-1].version)}}})
+			event(out, "BOOKMARK", Object{"metadata": Object{"resourceVersion": strconv.Itoa(news[len(news)-1].version)}})
 		}
 		flusher.Flush()
 		select {
@@ -215,6 +217,12 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, t target) {
 		case <-r.Context().Done():
 			return
 		}
+	}
+}
+
+func event(out *json.Encoder, kind string, o Object) {
+	if err := out.Encode(Object{"type": kind, "object": o}); err != nil {
+		panic(http.ErrAbortHandler) // the client has gone
 	}
 }
 

@@ -143,7 +143,8 @@ func (p *plan) initContainers() []corev1.Container {
 			Name: InstallContainer, Image: p.s.Supervisor.Image, ImagePullPolicy: p.s.Supervisor.PullPolicy,
 			Command:      []string{p.s.Supervisor.Path, "copy-self", p.supervisor()},
 			Resources:    p.initResources(),
-			VolumeMounts: []corev1.VolumeMount{mount}, SecurityContext: p.containerSecurity(false),
+			VolumeMounts: []corev1.VolumeMount{mount}, TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+			SecurityContext: p.containerSecurity(false),
 		})
 	}
 	if p.seeds() {
@@ -153,7 +154,10 @@ func (p *plan) initContainers() []corev1.Container {
 			// The image may have no shell: the supervisor copies.
 			Command:      []string{p.supervisor(), "seed", WorkspacePath, seedDir},
 			Resources:    p.initResources(),
-			VolumeMounts: []corev1.VolumeMount{mount, {Name: WorkspaceVolume, MountPath: seedDir}}, SecurityContext: p.containerSecurity(false),
+			VolumeMounts: []corev1.VolumeMount{mount, {Name: WorkspaceVolume, MountPath: seedDir}},
+			// These containers write nothing of the user's; the main one's last words stay in its log.
+			TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+			SecurityContext:          p.containerSecurity(false),
 		})
 	}
 	return all

@@ -286,6 +286,10 @@ func (m *Mirror) putPod(p *verdict.Pod, epoch uint64) {
 	e.pod = &m.pods[id].state
 	if state.Ready {
 		e.note = nil
+		// A restart that was over before anybody looked is told all the same.
+		if old != nil && old.state.UID == state.UID && state.Restarts > old.state.Restarts && state.Restarted != nil {
+			m.warn(id, state.Restarted)
+		}
 	}
 	m.refresh(e)
 }

@@ -27,8 +27,10 @@ type PodState struct {
 	// Starting tells that no container has run yet.
 	Starting bool
 	Restarts int32
-	Since    time.Time
-	Problem  *Problem
+	// Restarted tells how the supervisor ended before its last restart, nil if it had none.
+	Restarted *Problem
+	Since     time.Time
+	Problem   *Problem
 }
 
 // OfPod judges a pod by itself.
@@ -39,9 +41,13 @@ func OfPod(p *Pod) PodState {
 			s.Owner = o.UID
 		}
 	}
-	for _, c := range p.Status.Containers {
-		if c.Name == agent {
-			s.Restarts = c.RestartCount
+	for i := range p.Status.Containers {
+		c := &p.Status.Containers[i]
+		if c.Name != agent {
+			continue
+		}
+		if s.Restarts = c.RestartCount; c.RestartCount > 0 && c.Last.Terminated != nil {
+			s.Restarted = crashed(c, c.Last.Terminated, false)
 		}
 	}
 	ready := find(p.Status.Conditions, "Ready")

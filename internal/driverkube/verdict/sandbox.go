@@ -93,18 +93,13 @@ type Note struct {
 
 // notes tells which events explain a pod that does not get on.
 var notes = map[string]*Reason{
-	"FailedMount":              MountFailed,
-	"FailedAttachVolume":       MountFailed,
-	"FailedMapVolume":          MountFailed,
-	"FailedCreatePodSandBox":   PodSandbox,
-	"NetworkNotReady":          PodSandbox,
-	"ProvisioningFailed":       VolumeFailed,
-	"VolumeResizeFailed":       VolumeFailed,
-	"FailedBinding":            VolumeUnbound,
-	"ExternalProvisioning":     nil,
-	"WaitForFirstConsumer":     nil,
-	"FailedScheduling":         nil,
-	"ProvisioningCleanupError": nil,
+	"FailedMount":            MountFailed,
+	"FailedAttachVolume":     MountFailed,
+	"FailedMapVolume":        MountFailed,
+	"FailedCreatePodSandBox": PodSandbox,
+	"NetworkNotReady":        PodSandbox,
+	"ProvisioningFailed":     VolumeFailed,
+	"FailedBinding":          VolumeUnbound,
 }
 
 // OfEvent returns what an event explains, nil if nothing.
@@ -112,6 +107,9 @@ func OfEvent(e *Event) *Note {
 	reason := notes[e.Reason]
 	if reason == nil || e.Type != "Warning" && reason != VolumeUnbound {
 		return nil
+	}
+	if reason == PodSandbox && strings.Contains(e.Message, "OOM-killed") {
+		reason = OutOfMemoryUp
 	}
 	return &Note{Problem: &Problem{reason, kubeapi.Clean(e.Message)}, Time: e.Time()}
 }
