@@ -3,7 +3,9 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -113,5 +115,61 @@ func TestGatewayEndsWithItsLease(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, store.ErrLeaseLost) || !strings.Contains(err.Error(), "pod-b") {
 		t.Errorf("the gateway ended with %v", err)
+	}
+}
+
+// TestGatewayWithoutItsPostgres stops the server under a gateway and starts it again: callers are told why and what to
+// do, in the gateway's own words; readiness tells; reads go on; and nobody has to start anything when it is back.
+func TestGatewayWithoutItsPostgres(t *testing.T) {
+	t.Parallel()
+	server := startPostgres(t)
+	s := start(t, "--db-url", server.URL(server.Database(t)), "--state-dir", filepath.Join(t.TempDir(), "state"))
+	s.create("before")
+	if err := server.Halt(); err != nil {
+		t.Fatal(err)
+	}
+	create := func(name string) error {
+		ctx, cancel := context.WithTimeout(s.user(), time.Minute)
+		defer cancel()
+		_, err := s.client.CreateSandbox(ctx, &openshellpb.CreateSandboxRequest{Name: name, Spec: &openshellpb.SandboxSpec{}})
+		return err
+	}
+	err := create("meanwhile")
+	wantReason(t, err, codes.Unavailable, "STORE_UNREACHABLE")
+	if text := status.Convert(err).Message(); strings.Contains(text, "PGSQL") || strings.Contains(text, "postgres") {
+		t.Errorf("the answer tells of the server: %s", text)
+	}
+	if got := strings.Join(s.names(), " "); got != "before" {
+		t.Errorf("listed %q without the server", got)
+	}
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	ready := func() (int, string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.conn.Target()+"/readyz", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	for code, body := ready(); code != http.StatusServiceUnavailable || !strings.Contains(body, "the database cannot be reached"); code, body = ready() {
+		<-time.After(50 * time.Millisecond)
+	}
+	if err := server.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for create("after") != nil {
+		<-time.After(50 * time.Millisecond)
+	}
+	for code, _ := ready(); code != http.StatusOK; code, _ = ready() {
+		<-time.After(50 * time.Millisecond)
 	}
 }

@@ -26,7 +26,7 @@ func TestRealDiskFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // reason: the server runs as another user
+	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Own(dir); err != nil {
