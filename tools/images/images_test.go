@@ -348,7 +348,7 @@ func copySource(t *testing.T, from, to string) {
 	}
 }
 
-// TestReproducible builds for both platforms in two folders, with other variables and another umask's files.
+// TestReproducible builds for both platforms in two folders.
 func TestReproducible(t *testing.T) {
 	t.Parallel()
 	var outs []string

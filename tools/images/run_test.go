@@ -216,6 +216,12 @@ func TestTenantChart(t *testing.T) {
 			t.Parallel()
 			c := unpack(t, "gateway", "/data", "/run/drivers")
 			authority := c.certificates(t)
+			if older {
+				// As an emptyDir with a group is.
+				if err := os.Chmod(c.volumes["/data"], 0o777|fs.ModeSetgid); err != nil {
+					t.Fatal(err)
+				}
+			}
 			port := freePort(t)
 			env := []string{
 				"OPENSHELL_SSH_HANDSHAKE_SECRET=changeme-changeme", "OPENSHELL_DRIVERS=external", "OPENSHELL_COMPUTE_DRIVER_SOCKET=/run/drivers/compute.sock",
