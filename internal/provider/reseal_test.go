@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
+	"sallyport.dev/sallyport/internal/credential"
 	"sallyport.dev/sallyport/internal/keyring"
 	"sallyport.dev/sallyport/internal/provider"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/store/sqlite"
 )
 
 func keyOf(b byte) []byte { return bytes.Repeat([]byte{b}, provider.KeySize) }
@@ -194,5 +199,43 @@ func TestDamagedRow(t *testing.T) {
 				t.Errorf("%v", e.Failures)
 			}
 		})
+	}
+}
+
+// BenchmarkCheckKeys is what a start costs with 10,000 providers of two literals.
+func BenchmarkCheckKeys(b *testing.B) {
+	db, err := sqlite.Open(b.Context(), "sqlite::memory:")
+	if err != nil {
+		b.Fatal(err)
+	}
+	st, err := store.Open(b.Context(), db, store.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	log := slog.New(slog.DiscardHandler)
+	r := credential.NewResolver(credential.Options{Logger: log})
+	defer r.Close()
+	o := provider.Options{Store: st, Resolver: r, Key: keyOf(1), OldKeys: [][]byte{keyOf(2)}, Logger: log, InUse: func(string, string) []string { return nil }, Access: everybody{}, Use: everywhere}
+	s, err := provider.New(o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var group errgroup.Group
+	group.SetLimit(64)
+	for n := range 10_000 {
+		group.Go(func() error {
+			_, err := s.Create(b.Context(), provider.Provider{Name: fmt.Sprintf("p%d", n), Type: "t", Credentials: map[string]string{"A": canary, "B": canary}})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := provider.New(o); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
