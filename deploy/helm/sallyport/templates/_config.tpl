@@ -142,7 +142,7 @@ otlp_endpoint: {{ . | quote }}
 
 {{- define "sallyport.config.gateway" -}}
 {{- $server := .Values.server -}}
-bind_address: {{ include "sallyport.address" (dict "root" . "port" .Values.service.port) | quote }}
+bind_address: {{ include "sallyport.address" (dict "root" . "port" .Values.service.targetPort) | quote }}
 health_bind_address: {{ include "sallyport.address" (dict "root" . "port" .Values.service.healthPort) | quote }}
 {{- if .Values.service.metricsPort }}
 metrics_bind_address: {{ include "sallyport.address" (dict "root" . "port" .Values.service.metricsPort) | quote }}

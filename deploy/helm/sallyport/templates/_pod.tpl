@@ -358,7 +358,7 @@ envFrom:
 {{- end }}
 ports:
   - name: grpc
-    containerPort: {{ int .Values.service.port }}
+    containerPort: {{ int .Values.service.targetPort }}
   - name: health
     containerPort: {{ int .Values.service.healthPort }}
   {{- if .Values.service.metricsPort }}

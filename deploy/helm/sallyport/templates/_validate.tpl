@@ -66,6 +66,13 @@
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- $wrong = append $wrong "ingress.hosts: name the hosts of the Ingress" -}}
 {{- end -}}
+{{- $ports := list -}}
+{{- range list .Values.service.targetPort .Values.service.healthPort .Values.service.metricsPort .Values.computeDriver.metricsPort -}}
+{{- if . }}{{ $ports = append $ports (int .) }}{{ end -}}
+{{- end -}}
+{{- if ne (len $ports) (len (uniq $ports)) -}}
+{{- $wrong = append $wrong "service: targetPort, healthPort, metricsPort and computeDriver.metricsPort must differ: they are ports of one pod" -}}
+{{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not .Values.service.metricsPort) (not .Values.computeDriver.metricsPort) -}}
 {{- $wrong = append $wrong "serviceMonitor.enabled: there are no metrics: set service.metricsPort" -}}
 {{- end -}}
