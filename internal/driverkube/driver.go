@@ -73,6 +73,7 @@ func Open(ctx context.Context, opts Options) (*Driver, error) {
 		}
 	}
 	d.work.Go(func() { d.spaces.follow(d.life) })
+	d.work.Go(func() { d.spaces.renew(d.life) })
 	d.work.Go(func() { d.follow(again) })
 	return d, nil
 }

@@ -233,6 +233,28 @@ func (s *spaces) remove(ctx context.Context, workspace string) error {
 	return nil
 }
 
+// renew repairs the managed namespaces that hold sandboxes from time to time: certificates that were copied there change.
+func (s *spaces) renew(ctx context.Context) {
+	if s.d.opts.WorkspaceMode != Managed {
+		return
+	}
+	ticker := time.NewTicker(ensuredFor)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		for name, workspace := range s.d.mirror.Spaces() {
+			err := s.ensure(ctx, name, workspace)
+			if err != nil && ctx.Err() == nil {
+				s.d.logger.Warn("renew a workspace's namespace", "namespace", name, "error", err)
+			}
+		}
+	}
+}
+
 // follow keeps the operator's namespaces known until ctx ends.
 func (s *spaces) follow(ctx context.Context) {
 	if s.d.opts.WorkspaceMode != Operator {

@@ -359,6 +359,17 @@ func (m *Mirror) All() []*computepb.DriverSandbox {
 	return out
 }
 
+// Spaces returns the namespaces that hold sandboxes, each with the workspace of one of them.
+func (m *Mirror) Spaces() map[string]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make(map[string]string)
+	for _, e := range m.entries {
+		out[e.namespace.Value()] = e.workspace.Value()
+	}
+	return out
+}
+
 // Place is where a sandbox's object is.
 type Place struct{ Namespace, Name, UID string }
 
