@@ -78,6 +78,7 @@ func printReport(w io.Writer, r *postgres.Report) {
 	line("database", "%s", r.Database)
 	line("schema", "%s", r.Schema)
 	line("server", "PostgreSQL %s, answers in %s", r.Server, r.RoundTrip.Round(time.Microsecond))
+	line("connection", "%s", r.Connection)
 	switch {
 	case r.SchemaVersion == 0:
 		line("version", "no tables yet; the first gateway makes version %d", r.KnownVersion)

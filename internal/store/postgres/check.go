@@ -23,6 +23,8 @@ type Report struct {
 	LastTaken        time.Time
 	Objects          int64
 	Revision         uint64
+	// Connection says how the way to the server is protected.
+	Connection string
 	// RoundTrip is the median time of an answer without work.
 	RoundTrip time.Duration
 	// Problems keep a gateway from starting or its data from being safe, each with what to do.
@@ -63,6 +65,7 @@ func (d *DB) check(ctx context.Context) (r *Report, err error) {
 	if err := s.conn.QueryRow(ctx, `SHOW server_version`).Scan(&r.Server); err != nil {
 		return nil, err
 	}
+	r.Connection, _ = s.privacy()
 	if r.RoundTrip, err = roundTrip(ctx, s); err != nil {
 		return nil, err
 	}

@@ -53,6 +53,9 @@ func (d *DB) becomeOwner(ctx context.Context, deadline time.Time) error {
 		return err
 	}
 	d.name = fmt.Sprintf("%s, schema %q", describe(d.cfg), d.schema.name)
+	if words, enough := s.privacy(); !enough {
+		d.opts.Logger.Warn("the way to the database is not protected; set sslmode=verify-full and sslrootcert in its URL", "database", d.name, "connection", words)
+	}
 	if err := d.lock(ctx, s, deadline); err != nil {
 		return err
 	}
