@@ -115,7 +115,7 @@ func newMetrics(version string) *metrics {
 	}
 	m.registry.MustRegister(
 		m.requests, m.duration, m.http, m.pages, m.probes, m.ready, m.driver, m.refused, m.away, m.keys, m.tokens, m.attempts,
-		m.commits, m.reloads, healthy, writes, stale, build, &atScrape{m: m},
+		m.commits, m.reloads, healthy, writes, stale, build, newAtScrape(m),
 	)
 	m.runtime = sync.OnceValue(func() prometheus.Gatherer {
 		registry := prometheus.NewRegistry()

@@ -5,7 +5,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"sallyport.dev/sallyport/internal/gateway/config"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/store"
+	"sallyport.dev/sallyport/internal/tlsfiles"
 )
 
 // BenchmarkScrape measures what Prometheus costs a gateway with 10,000 sandboxes.
@@ -83,6 +87,45 @@ func TestEverySeriesOfTheCatalogIsMade(t *testing.T) {
 	for name := range made {
 		if !names[name] {
 			t.Errorf("%s is made and not in the catalog", name)
+		}
+	}
+}
+
+func TestCertificatesAreTold(t *testing.T) {
+	t.Parallel()
+	end := time.Unix(1_900_000_000, 0)
+	got := map[string]float64{}
+	s := &scrape{certificates: func() []tlsfiles.Certificate {
+		return []tlsfiles.Certificate{{Path: "/tls/tls.crt", NotAfter: end}, {Path: "/tls/ca.crt", NotAfter: end.Add(time.Hour)}}
+	}}
+	s.operation(func(name string, value float64, labels ...string) {
+		if !slices.Contains(scraped, name) {
+			t.Errorf("%s is not described", name)
+		}
+		got[name+" "+labels[0]] = value
+	})
+	if len(got) != 2 || got["sallyport_certificate_expiry_timestamp_seconds /tls/tls.crt"] != 1_900_000_000 {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestWhatIsPutIsDescribed keeps the names in the code and in scraped together.
+func TestWhatIsPutIsDescribed(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("scrape.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := map[string]bool{}
+	for _, m := range regexp.MustCompile(`put\("([a-z_]+)"`).FindAllStringSubmatch(string(source), -1) {
+		put[m[1]] = true
+		if !slices.Contains(scraped, m[1]) {
+			t.Errorf("%s is put and not described", m[1])
+		}
+	}
+	for _, name := range scraped {
+		if !put[name] {
+			t.Errorf("%s is described and never put", name)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,8 +50,30 @@ func (g *Gateway) observe() {
 
 // atScrape is the collector of what is asked for when it is wanted.
 type atScrape struct {
-	m     *metrics
-	descs map[string]*prometheus.Desc
+	m *metrics
+	// descs are made with the first scrape: a gateway that nobody asks starts without them.
+	descs func() map[string]described
+}
+
+// described is a series of the catalog as the library needs it.
+type described struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func newAtScrape(m *metrics) *atScrape {
+	return &atScrape{m: m, descs: sync.OnceValue(func() map[string]described {
+		out := make(map[string]described, len(scraped))
+		for _, name := range scraped {
+			s := find(name)
+			d := described{desc: prometheus.NewDesc(s.name, s.help, s.labels, nil), kind: prometheus.GaugeValue}
+			if s.kind == counter {
+				d.kind = prometheus.CounterValue
+			}
+			out[name] = d
+		}
+		return out
+	})}
 }
 
 // scraped are the series that atScrape makes.
@@ -69,15 +92,9 @@ var scraped = []string{
 	"sallyport_certificate_expiry_timestamp_seconds", "sallyport_trace_spans_total",
 }
 
-// Describe implements prometheus.Collector.
-func (a *atScrape) Describe(out chan<- *prometheus.Desc) {
-	a.descs = make(map[string]*prometheus.Desc, len(scraped))
-	for _, name := range scraped {
-		s := find(name)
-		a.descs[name] = prometheus.NewDesc(s.name, s.help, s.labels, nil)
-		out <- a.descs[name]
-	}
-}
+// Describe implements prometheus.Collector. It describes nothing, which the library takes to mean that what is collected
+// is to be checked then.
+func (a *atScrape) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (a *atScrape) Collect(out chan<- prometheus.Metric) {
@@ -85,14 +102,12 @@ func (a *atScrape) Collect(out chan<- prometheus.Metric) {
 	if s == nil {
 		return
 	}
+	descs := a.descs()
 	put := func(name string, value float64, labels ...string) {
-		kind := prometheus.GaugeValue
-		if find(name).kind == counter {
-			kind = prometheus.CounterValue
-		}
-		m, err := prometheus.NewConstMetric(a.descs[name], kind, value, labels...)
+		d := descs[name]
+		m, err := prometheus.NewConstMetric(d.desc, d.kind, value, labels...)
 		if err != nil {
-			m = prometheus.NewInvalidMetric(a.descs[name], err)
+			m = prometheus.NewInvalidMetric(d.desc, err)
 		}
 		out <- m
 	}
