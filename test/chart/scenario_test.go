@@ -67,6 +67,21 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
+// TestOpenShiftIsFoundOut renders for a cluster that has OpenShift's APIs.
+func TestOpenShiftIsFoundOut(t *testing.T) {
+	t.Parallel()
+	found := release{apis: []string{"security.openshift.io/v1"}}.must(t)
+	if said := (release{text: `{openshift: {enabled: true}}`}).must(t); found != said {
+		t.Errorf("what is found out differs from what is said (-said +found):\n%s", cmp.Diff(said, found))
+	}
+	if strings.Contains(found, "runAsUser") || strings.Contains(found, "fsGroup") {
+		t.Error("a user or a group is set")
+	}
+	if denied := (release{text: `{openshift: {enabled: false}}`, apis: []string{"security.openshift.io/v1"}}).must(t); denied == found {
+		t.Error("openshift.enabled=false changes nothing on OpenShift")
+	}
+}
+
 // withoutFiles leaves out of a render what the chart takes from files as they are: alerts and dashboards.
 func withoutFiles(render string) string {
 	documents := strings.SplitAfter(render, "\n---\n")
