@@ -37,6 +37,7 @@ import (
 	"sallyport.dev/sallyport/internal/relay/exec"
 	"sallyport.dev/sallyport/internal/sandbox"
 	"sallyport.dev/sallyport/internal/sandboxlog"
+	"sallyport.dev/sallyport/internal/site"
 	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/sshsession"
 	"sallyport.dev/sallyport/internal/store"
@@ -85,10 +86,12 @@ type Gateway struct {
 	metrics   *metrics
 	readiness *readiness
 	port      *listener.Port
-	callback  *callback.Scope
-	ssh       *sshsession.Service
-	connect   *sshconnect.Handler
-	exposed   exposed
+	// site knows the gateway's own names, for what browsers ask.
+	site     *site.Policy
+	callback *callback.Scope
+	ssh      *sshsession.Service
+	connect  *sshconnect.Handler
+	exposed  exposed
 	// tunnels are nil unless they are served.
 	tunnels *wstunnel.Tunnels
 	// tracer is nil unless traces are wanted; exporter is nil unless audit records are sent on.
@@ -281,6 +284,10 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	reflection.Register(g.grpc)
 	g.readiness = newReadiness(g.opts.Version, healthServer, g.metrics.changed, g.probes())
 	g.readiness.observe = g.metrics.probed
+	var err error
+	if g.site, err = site.New(site.Config{Hosts: g.cfg.Edge.AllowedHosts, Origins: g.cfg.Edge.AllowedOrigins}); err != nil {
+		return fmt.Errorf("set up the names of the gateway: %w", err)
+	}
 	tlsConfig, err := g.openTLS()
 	if err != nil {
 		return err
@@ -292,7 +299,7 @@ func (g *Gateway) listeners(services v00.Services, d *door.Door) error {
 	g.port, err = listener.New(listener.Config{
 		TLS: tlsConfig, GRPC: g.grpc, HTTP: g.serviceHosts(g.metrics.count(g.callback.HTTP(pages))), FastPath: g.cfg.Listen.FastPath, Logger: g.log,
 		MaxConnections: g.cfg.Limits.Connections, MaxPerAddress: g.cfg.Limits.ConnectionsPerAddress,
-		LimitLoopback: g.cfg.Limits.LimitLoopback, Refused: g.metrics.turnedAway,
+		Foreign: g.foreign, LimitLoopback: g.cfg.Limits.LimitLoopback, Refused: g.metrics.turnedAway,
 	})
 	return err
 }

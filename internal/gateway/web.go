@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"sallyport.dev/sallyport/internal/servicehost"
-	"sallyport.dev/sallyport/internal/site"
 	"sallyport.dev/sallyport/internal/sshconnect"
 	"sallyport.dev/sallyport/internal/web"
 	"sallyport.dev/sallyport/internal/wstunnel"
@@ -23,11 +22,7 @@ const maxBody = 1 << 20
 func (g *Gateway) web() (http.Handler, error) {
 	mux := g.readiness.handler()
 	g.wellKnown(mux)
-	edge := g.cfg.Edge
-	policy, err := site.New(site.Config{Hosts: edge.AllowedHosts, Origins: edge.AllowedOrigins})
-	if err != nil {
-		return nil, fmt.Errorf("set up the names of the gateway: %w", err)
-	}
+	edge, policy := g.cfg.Edge, g.site
 	pages := web.Handler(web.Config{
 		Connect: edge.Connect, Site: policy, Address: g.cfg.Listen.Address.String(), Version: g.opts.Version, Logger: g.log,
 		OIDC: func() web.OIDC {
@@ -56,6 +51,15 @@ func (g *Gateway) web() (http.Handler, error) {
 	outer.Handle(wstunnel.Path, g.tunnels)
 	outer.Handle("/", limited)
 	return outer, nil
+}
+
+// foreign tells calls of other sites' pages where a browser shows by itself what is enough to be let in: a certificate, or
+// nothing. A page that needs a token has none of another site, and may come from wherever it is served.
+func (g *Gateway) foreign(r *http.Request) bool {
+	if !g.cfg.Auth.AllowUnauthenticated && !g.cfg.MTLS.Enabled {
+		return false
+	}
+	return !g.site.Host(r) || !g.site.Origin(r)
 }
 
 // sideServer is a plaintext server of its own for health or metrics.

@@ -32,6 +32,7 @@ type bridge struct {
 	rpc      func() http.Handler
 	plain    http.Handler
 	services []string
+	foreign  func(*http.Request) bool
 
 	// calls holds, by number, who is at the other end of each call that is under way.
 	calls sync.Map
@@ -47,8 +48,8 @@ const (
 // pipeBuffer is the in-memory connection's buffer.
 const pipeBuffer = 256 << 10
 
-func newBridge(server *grpc.Server, plain http.Handler, log *slog.Logger) *bridge {
-	b := &bridge{pipe: bufconn.Listen(pipeBuffer), plain: plain}
+func newBridge(server *grpc.Server, plain http.Handler, foreign func(*http.Request) bool, log *slog.Logger) *bridge {
+	b := &bridge{pipe: bufconn.Listen(pipeBuffer), plain: plain, foreign: foreign}
 	protocols := &http.Protocols{}
 	protocols.SetUnencryptedHTTP2(true)
 	b.transport = &http.Transport{
@@ -205,6 +206,10 @@ func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if b.isCall(r) {
+		if b.foreign != nil && byBrowser(r) && b.foreign(r) {
+			http.Error(w, "a page of another site may not call this gateway; name its host in --allowed-hosts if it is the gateway's", http.StatusForbidden)
+			return
+		}
 		n := b.last.Add(1)
 		b.calls.Store(n, peerOf(r))
 		defer b.calls.Delete(n)
@@ -217,6 +222,12 @@ func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b.plain.ServeHTTP(w, r)
+}
+
+// byBrowser tells a request of a page: browsers say what made a request that can change something, and a page cannot have
+// them keep it back.
+func byBrowser(r *http.Request) bool {
+	return len(r.Header.Values("Origin")) > 0 || len(r.Header.Values("Sec-Fetch-Site")) > 0
 }
 
 // isCall tells a call from other HTTP: by its content type, as the reference gateways do, or as a Connect request to

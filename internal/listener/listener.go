@@ -96,6 +96,9 @@ type Config struct {
 	// LimitLoopback holds loopback addresses to MaxPerAddress too, as a gateway behind a proxy of the same machine
 	// may want. Unix sockets have no address to count by.
 	LimitLoopback bool
+	// Foreign tells of a call that arrived as HTTP, and that a browser made, that its page has no business here: it is answered
+	// with 403. nil lets all pass. Calls that no browser can make are not asked about.
+	Foreign func(*http.Request) bool
 	// Refused is told of each connection that was closed before it was served; nil tells nobody. It must not block.
 	Refused func(Refusal)
 }
@@ -121,7 +124,7 @@ func New(cfg Config) (*Port, error) {
 		p.cfg.TLS = harden(cfg.TLS)
 		p.outer = p.look()
 	}
-	b := newBridge(cfg.GRPC, cfg.HTTP, cfg.Logger)
+	b := newBridge(cfg.GRPC, cfg.HTTP, cfg.Foreign, cfg.Logger)
 	p.bridge = b
 	versions := &http.Protocols{}
 	versions.SetHTTP1(true)
