@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -80,7 +79,7 @@ func (a *app) showPath(r *pathcheck.Report) error {
 	}
 	rows := make([][]string, 0, len(r.Results))
 	for _, c := range r.Results {
-		rows = append(rows, []string{strings.ToUpper(c.Name[:1]) + c.Name[1:], string(c.Status), c.Detail})
+		rows = append(rows, []string{c.Name, string(c.Status), c.Detail})
 	}
 	a.out.Table([]string{"CHECK", "RESULT", "DETAIL"}, rows)
 	seen := map[string]bool{}

@@ -29,7 +29,7 @@ func TestCheckPath(t *testing.T) {
 	})
 	endpoint := "http://" + l.Addr().String()
 	code, out, errs := command(t, endpoint, "gateway", "check-path", "--idle", "1ms,2ms")
-	if code != 1 || !strings.Contains(out, "Idle 1ms") || !strings.Contains(out, "the stream survived") || !strings.Contains(errs, "hint: http:") || !strings.Contains(errs, "this takes 2ms") {
+	if code != 1 || !strings.Contains(out, "idle 1ms") || !strings.Contains(out, "the stream survived") || !strings.Contains(errs, "hint: http:") || !strings.Contains(errs, "this takes 2ms") {
 		t.Errorf("%d\n%s%s", code, out, errs)
 	}
 	code, out, errs = command(t, endpoint, "gateway", "check-path", "--idle", "1ms", "-o", "json")
