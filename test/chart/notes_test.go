@@ -33,7 +33,8 @@ func TestNotes(t *testing.T) {
 		"plaintext":       {`{server: {disableTls: true}}`, []string{"sallyport gateway add http://localhost:8080", "The gateway speaks plaintext"}, nil},
 		"other namespace": {
 			`{server: {sandboxNamespace: agents}}`,
-			[]string{"kubectl create secret generic gw-sallyport-server-tls -n agents --from-file=ca.crt=/dev/stdin"}, nil,
+			[]string{"kubectl create secret generic gw-sallyport-server-tls -n agents --from-file=ca.crt=/dev/stdin"},
+			nil,
 		},
 		"no volume": {`{persistence: {enabled: false}}`, []string{"lost with the pod"}, nil},
 	} {
