@@ -116,7 +116,7 @@ func (w *watcher) take(sb *openshellpb.Sandbox) (bool, error) {
 	case phase == w.goal.phase:
 		return true, nil
 	case phase == openshellpb.SandboxPhase_SANDBOX_PHASE_ERROR:
-		next := advice(reason, name)
+		next := nextStep(reason, message, name)
 		if next == "" {
 			next = fmt.Sprintf("look into `sallyport logs %s`, then `sallyport sandbox delete %s`", name, name)
 		}

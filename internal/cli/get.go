@@ -78,13 +78,13 @@ func detailOf(sb *openshellpb.Sandbox, events []*openshellpb.PlatformEvent) deta
 	if phaseOf(sb) == openshellpb.SandboxPhase_SANDBOX_PHASE_READY {
 		return v
 	}
-	if v.Next = advice(v.Reason, v.Name); v.Next != "" {
+	if v.Next = nextStep(v.Reason, v.Message, v.Name); v.Next != "" {
 		return v
 	}
 	// The platform may know better than the condition why nothing moves.
 	for i := len(v.Events) - 1; i >= 0 && v.Next == ""; i-- {
 		if v.Events[i].Type != "Normal" {
-			v.Next = advice(v.Events[i].Reason, v.Name)
+			v.Next = nextStep(v.Events[i].Reason, v.Events[i].Message, v.Name)
 		}
 	}
 	return v

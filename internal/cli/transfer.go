@@ -118,8 +118,8 @@ func checkReady(sb *openshellpb.Sandbox) error {
 	if phase == openshellpb.SandboxPhase_SANDBOX_PHASE_READY {
 		return nil
 	}
-	reason, _ := reasonOf(sb)
-	return failure(orWord(advice(reason, name), fmt.Sprintf("wait for it, see `sallyport sandbox get %s`", name)),
+	reason, message := reasonOf(sb)
+	return failure(orWord(nextStep(reason, message, name), fmt.Sprintf("wait for it, see `sallyport sandbox get %s`", name)),
 		"sandbox '%s' is not ready (phase: %s)", name, phaseWord(phase))
 }
 

@@ -19,7 +19,7 @@ const (
 	ReasonBackendLost = "BACKEND_RESOURCE_MISSING"
 )
 
-// Stop has the driver stop a sandbox that runs, and keep what is needed to start it again. That it is to be stopped is
+// Stop has the driver stop a sandbox that runs or has failed, and keep what is needed to start it again. That it is to be stopped is
 // stored before the driver is asked: a stop that has begun is finished whatever crashes, unless the driver says that the
 // sandbox runs on. A sandbox that is stopped stays so, and one that is being stopped is waited for. The call is carried
 // through even if the caller goes away. The answer is STOPPED, or STOPPING where the driver takes longer than it may.
@@ -34,8 +34,11 @@ func (s *Service) Stop(ctx context.Context, workspace, name string) (*Sandbox, e
 			r.take(CourseStopped)
 		case sb.Phase == PhaseStopping:
 			return store.ErrNoChange
-		case sb.Phase == PhaseReady, sb.Waiting():
-			r.PriorInstance = sb.MainInstanceID
+		case sb.Phase == PhaseReady, sb.Waiting(), sb.Phase == PhaseError && r.Failure == nil:
+			// One in error too: to stop it and start it again is what helps where its machine failed.
+			if r.PriorInstance = sb.MainInstanceID; r.PriorInstance == "" {
+				r.PriorInstance = r.ExitInstance
+			}
 			r.take(CourseStopping)
 		default:
 			return fault.New(fault.FailedPrecondition, ReasonNotReady, "sandbox must be Ready to stop").
@@ -165,10 +168,23 @@ func (s *Service) stop(ctx context.Context, sb *Sandbox) error {
 	case standingLeaving:
 		return nil
 	case standingRunning:
+		if passing(err) {
+			// The driver is well and not done yet.
+			return nil
+		}
 		return errors.Join(err, s.settle(ctx, o.ID, CourseStopping, CourseRun))
 	default:
 		return goesOn(err)
 	}
+}
+
+// passing tells of a failure that it says nothing about what comes of the call: the driver may be at it still.
+func passing(err error) bool {
+	switch fault.From(err).Kind {
+	case fault.Unavailable, fault.DeadlineExceeded, fault.Canceled, fault.ResourceExhausted, fault.Aborted:
+		return true
+	}
+	return false
 }
 
 // start is stop's counterpart. What the driver starts counts as started when its supervisor has come.
@@ -196,6 +212,9 @@ func (s *Service) start(ctx context.Context, sb *Sandbox) error {
 	}
 	switch standingOf(conditions(snap.Conditions)) {
 	case standingStopped:
+		if passing(err) {
+			return goesOn(err)
+		}
 		return errors.Join(err, s.settle(ctx, o.ID, CourseStarting, CourseStopped))
 	case standingRunning:
 		return s.startedBefore(ctx, o.ID)

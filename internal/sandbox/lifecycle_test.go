@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -139,7 +140,7 @@ func TestStopStartAndDeleteFromEveryPhase(t *testing.T) {
 	}{
 		{sandbox.PhaseProvisioning, refused, refused},
 		{sandbox.PhaseReady, sandbox.PhaseStopped, sandbox.PhaseReady},
-		{sandbox.PhaseError, refused, refused},
+		{sandbox.PhaseError, sandbox.PhaseStopped, refused},
 		{sandbox.PhaseDeleting, refused, refused},
 		{sandbox.PhaseStopping, sandbox.PhaseStopped, refused},
 		{sandbox.PhaseStopped, sandbox.PhaseStopped, sandbox.PhaseStarting},
@@ -180,6 +181,7 @@ func TestStopStartAndDeleteFromEveryPhase(t *testing.T) {
 func TestStopAndStartThatTheDriverFails(t *testing.T) {
 	t.Parallel()
 	broken := fault.New(fault.Internal, "X", "stop sandbox failed: no")
+	slow := fault.New(fault.Unavailable, "X", "no answer in time")
 	none := fault.New(fault.Unimplemented, "X", "unknown method")
 	for name, tc := range map[string]struct {
 		err    error
@@ -208,6 +210,10 @@ func TestStopAndStartThatTheDriverFails(t *testing.T) {
 			},
 			fault.Internal, "X", sandbox.PhaseStopping, sandbox.PhaseStarting,
 		},
+		"takes long": {
+			slow, func(id string) (compute.Snapshot, error) { return ready(id, "False", "Deleting"), nil },
+			fault.Unavailable, "X", sandbox.PhaseStopping, sandbox.PhaseStarting,
+		},
 		"is gone": {
 			broken, func(string) (compute.Snapshot, error) {
 				return compute.Snapshot{}, fault.New(fault.NotFound, "X", "gone")
@@ -234,7 +240,7 @@ func TestStopAndStartThatTheDriverFails(t *testing.T) {
 			id := f.running(t, "x")
 			f.driver.onStop, f.driver.report = func() error { return tc.err }, tc.report
 			_, err := f.Stop(t.Context(), "", "x")
-			check("stop", f, id, err, tc.stop, name != "is stopped" && name != "is on its way")
+			check("stop", f, id, err, tc.stop, !slices.Contains([]string{"is stopped", "is on its way", "takes long"}, name))
 			if connected := f.sessions.has(id); connected != (tc.stop == sandbox.PhaseReady || tc.stop == sandbox.PhaseStopping) {
 				t.Errorf("stop: phase %d, session %t", tc.stop, connected)
 			}
@@ -243,7 +249,7 @@ func TestStopAndStartThatTheDriverFails(t *testing.T) {
 			id = f.at(t, sandbox.PhaseStopped)
 			f.driver.onStart, f.driver.report = func() error { return tc.err }, tc.report
 			_, err = f.Start(t.Context(), "", "x")
-			check("start", f, id, err, tc.start, name != "runs")
+			check("start", f, id, err, tc.start, name != "runs" && name != "takes long")
 		})
 	}
 }
