@@ -42,6 +42,8 @@ e2e-kube: build ## Test the chart and sandboxes as pods on a real Kubernetes, wh
 	go -C tools/images run . -root $(CURDIR) -out $(CURDIR)/build/kube/images -images $(KUBE_IMAGES) \
 		-platforms linux/$$(go env GOARCH) -prefix sallyport -tag dev -version $(VERSION) -revision $(VERSION) -epoch 0
 	SALLYPORT_REQUIRE_KUBE=1 CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./test/kube
+	test/kube/image --archive build/kube/images/supervisor.tar sallyport/supervisor:dev
+	SALLYPORT_KUBECONFIG=$$(test/kube/up) CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./internal/driverkube
 	bin=$$(test/kube/up --built) && SALLYPORT_CHART_KUBECONFIG=$$(test/kube/up) SALLYPORT_CHART_KUBECTL=$$bin/kubectl \
 		SALLYPORT_HELM=$$bin/helm go test -count=1 ./test/chart -run TestRealAPIServer
 

@@ -355,8 +355,10 @@ func TestProblems(t *testing.T) {
 		"no storage class":   {[]string{"--workspace-storage-size", "1Mi", "--workspace-storage-class", "no-such-class"}, unchanged, "VolumeNotBound VolumeProvisioningFailed"},
 		"pod security":       {[]string{"--pod-security", "privileged", "--capabilities", "SYS_ADMIN"}, unchanged, "PodRefused"},
 		"no runtime class":   {[]string{"--runtime-class", "no-such-class"}, unchanged, "PodRefused"},
-		"image never pulled": {[]string{"--sandbox-image-pull-policy", "Never", "--workspace-seed=false"},
-			template(func(s *computepb.DriverSandboxTemplate) { s.Image = "localhost/sallyport/no-such:dev" }), "ImageNeverPulled"},
+		"image never pulled": {
+			[]string{"--sandbox-image-pull-policy", "Never", "--workspace-seed=false"},
+			template(func(s *computepb.DriverSandboxTemplate) { s.Image = "localhost/sallyport/no-such:dev" }), "ImageNeverPulled",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

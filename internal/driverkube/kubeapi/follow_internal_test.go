@@ -73,15 +73,23 @@ func TestExplain(t *testing.T) {
 		reason, text string
 	}{
 		"no answer": {errors.New("dial tcp: secret"), fault.Unavailable, ReasonUnavailable, "does not answer"},
-		"no namespace": {status(404, metav1.StatusReasonNotFound, "", &metav1.StatusDetails{Kind: "namespaces", Name: "n"}), fault.FailedPrecondition, ReasonNoNamespace,
-			`namespace "n" does not exist`},
+		"no namespace": {
+			status(404, metav1.StatusReasonNotFound, "", &metav1.StatusDetails{Kind: "namespaces", Name: "n"}),
+			fault.FailedPrecondition, ReasonNoNamespace, `namespace "n" does not exist`,
+		},
 		"no definition": {status(404, metav1.StatusReasonNotFound, "could not find the requested resource", &metav1.StatusDetails{}), fault.FailedPrecondition, ReasonNoCRD, "no Sandbox objects"},
-		"terminating": {status(403, metav1.StatusReasonForbidden, "because it is being terminated", &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "NamespaceTerminating"}}}),
-			fault.FailedPrecondition, ReasonNoNamespace, "being deleted"},
-		"fields": {status(422, metav1.StatusReasonInvalid, "Sandbox is invalid", &metav1.StatusDetails{Causes: []metav1.StatusCause{{Field: "spec.a", Message: "Invalid\nvalue"}, {Field: "spec.b", Message: "Required"}}}),
-			fault.FailedPrecondition, ReasonRefused, "spec.a: Invalid value; spec.b: Required"},
-		"cluster permission": {status(403, metav1.StatusReasonForbidden, `namespaces is forbidden: User "u" cannot list resource "namespaces" in API group "" at the cluster scope`, nil),
-			fault.FailedPrecondition, ReasonPermission, "may not list namespaces in the cluster"},
+		"terminating": {
+			status(403, metav1.StatusReasonForbidden, "because it is being terminated", &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "NamespaceTerminating"}}}),
+			fault.FailedPrecondition, ReasonNoNamespace, "being deleted",
+		},
+		"fields": {
+			status(422, metav1.StatusReasonInvalid, "Sandbox is invalid", &metav1.StatusDetails{Causes: []metav1.StatusCause{{Field: "spec.a", Message: "Invalid\nvalue"}, {Field: "spec.b", Message: "Required"}}}),
+			fault.FailedPrecondition, ReasonRefused, "spec.a: Invalid value; spec.b: Required",
+		},
+		"cluster permission": {
+			status(403, metav1.StatusReasonForbidden, `namespaces is forbidden: User "u" cannot list resource "namespaces" in API group "" at the cluster scope`, nil),
+			fault.FailedPrecondition, ReasonPermission, "may not list namespaces in the cluster",
+		},
 		"failed quota": {status(403, metav1.StatusReasonForbidden, "pods is forbidden: failed quota: q: must specify limits.cpu for: agent", nil), fault.ResourceExhausted, ReasonQuota, "must specify limits.cpu"},
 		"busy":         {status(429, metav1.StatusReasonTooManyRequests, "", nil), fault.Unavailable, ReasonUnavailable, "busy"},
 		"strange":      {status(418, "Teapot", "", nil), fault.Internal, ReasonFailed, "Teapot"},

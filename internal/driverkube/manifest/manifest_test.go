@@ -184,8 +184,10 @@ func TestRefusals(t *testing.T) {
 		"no template":        {mount(m{"path": "/data", "template": "x"}), "MOUNT_INVALID", "template"},
 		"secret":             {mount(m{"path": "/data", "secret": "gateway-tls"}), "DRIVER_CONFIG_INVALID", "secret"},
 		"unused template":    {platform(m{"volume_claim_templates": m{"data": m{}}}), "CLAIM_TEMPLATE_INVALID", "nothing mounts"},
-		"taken volume": {platform(m{"volume_claim_templates": []any{m{"metadata": m{"name": "workspace"}, "spec": m{"volumeName": "pv-of-others"}}}}),
-			"CLAIM_TEMPLATE_INVALID", "must not name a volume"},
+		"taken volume": {
+			platform(m{"volume_claim_templates": []any{m{"metadata": m{"name": "workspace"}, "spec": m{"volumeName": "pv-of-others"}}}}),
+			"CLAIM_TEMPLATE_INVALID", "must not name a volume",
+		},
 		"own volume's name": {platform(m{"volume_claim_templates": m{"openshell-sa-token": m{}}}), "CLAIM_TEMPLATE_INVALID", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
