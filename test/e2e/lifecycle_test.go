@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,6 +124,21 @@ func TestStopAndStart(t *testing.T) {
 		t.Errorf("the file holds %q", got)
 	}
 	c.must(t, "sandbox", "start", "box")
+
+	// One that has failed says why and what helps, and that does help.
+	if err := syscall.Kill(pidsRunning(t, id, "sallyport-supervisor")[0], syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.waitPhase(t, id, "ERROR")
+	if out := c.must(t, "sandbox", "get", "box"); !strings.Contains(out, "SupervisorExited") || !strings.Contains(out, "What to do: ") ||
+		!strings.Contains(out, "Isolation: pid=") {
+		t.Errorf("get printed\n%s", out)
+	}
+	c.must(t, "sandbox", "stop", "box")
+	c.must(t, "sandbox", "start", "box")
+	if got := s.sh(t, id, "cat file"); got != "kept\n" {
+		t.Errorf("the file holds %q", got)
+	}
 	c.must(t, "sandbox", "stop", "box")
 	s.remove(t, id, "box")
 }
