@@ -30,7 +30,7 @@ func TestNotes(t *testing.T) {
 		},
 		"no roles":        {`{server: {oidc: {issuer: "https://id", adminRole: "", userRole: ""}}}`, []string{"Whoever signs in may do everything"}, nil},
 		"no cluster role": {`{rbac: {clusterScoped: {create: false}}}`, []string{"SANDBOXES GET NO IDENTITY", "kubectl create clusterrolebinding gw-sallyport-team1"}, nil},
-		"plaintext":       {`{server: {disableTls: true}}`, []string{"sallyport gateway add http://localhost:8080", "The gateway speaks plaintext"}, nil},
+		"plaintext":       {`{server: {disableTls: true, grpcEndpoint: "https://gw"}}`, []string{"Sandboxes reach the gateway at https://gw", "sallyport gateway add http://localhost:8080", "The gateway speaks plaintext"}, nil},
 		"other namespace": {
 			`{server: {sandboxNamespace: agents}}`,
 			[]string{"kubectl create secret generic gw-sallyport-server-tls -n agents --from-file=ca.crt=/dev/stdin"},

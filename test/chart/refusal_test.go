@@ -32,6 +32,7 @@ func TestRefusals(t *testing.T) {
 		"listener":          {`{grpcRoute: {enabled: true, gateway: {create: true, className: eg}}}`, "grpcRoute.gateway.listener.tls.certificateRefs"},
 		"ingress":           {`{ingress: {enabled: true}}`, "ingress.hosts: name the hosts"},
 		"no metrics":        {`{serviceMonitor: {enabled: true}, service: {metricsPort: 0}, computeDriver: {metricsPort: 0}}`, "serviceMonitor.enabled: there are no metrics"},
+		"clear text":        {`{server: {disableTls: true, grpcEndpoint: "http://gw"}}`, "server.grpcEndpoint: with server.disableTls sandboxes need the https address of the proxy"},
 		"ports":             {`{service: {healthPort: 9090}}`, "service: targetPort, healthPort, metricsPort and computeDriver.metricsPort must differ"},
 		"issuer's name":     {`{server: {oidc: {issuers: [{name: default, issuer: "https://i", audiences: [a]}]}}}`, "server.oidc.issuers: the name default"},
 		"issuer's names":    {`{server: {oidc: {issuers: [{name: Bad_Name, issuer: "https://i", audiences: [a]}]}}}`, "/server/oidc/issuers/0/name"},

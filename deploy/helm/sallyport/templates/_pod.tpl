@@ -152,11 +152,11 @@ default: {{ . }}
 - --supervisor-binary-path={{ .Values.supervisor.binaryPath }}
 - --supervisor-mount-path={{ .Values.supervisor.mountPath }}
 - --supervisor-sideload={{ .Values.supervisor.sideloadMethod | default "auto" }}
-{{- if not $server.disableTls }}
-- --tls-ca-secret={{ include "sallyport.serverTlsSecret" . }}
+{{- with include "sallyport.endpointCaSecret" . }}
+- --tls-ca-secret={{ . }}
+{{- end }}
 {{- if $server.tls.enableMtls }}
 - --tls-client-secret={{ include "sallyport.clientTlsSecret" . }}
-{{- end }}
 {{- end }}
 {{- with $server.sandboxImage }}
 - --default-image={{ . }}

@@ -30,7 +30,7 @@
 {{/* Secrets that the driver brings into namespaces it makes, as a list. */}}
 {{- define "sallyport.copiedSecrets" -}}
 {{- $names := list -}}
-{{- if not .Values.server.disableTls }}{{ $names = append $names (include "sallyport.serverTlsSecret" .) }}{{ end -}}
+{{- with include "sallyport.endpointCaSecret" . }}{{ $names = append $names . }}{{ end -}}
 {{- if .Values.server.tls.enableMtls }}{{ $names = append $names (include "sallyport.clientTlsSecret" .) }}{{ end -}}
 {{- concat $names .Values.server.sandboxImagePullSecrets | uniq | toJson -}}
 {{- end -}}

@@ -47,3 +47,12 @@ job
 {{- define "sallyport.caSecret" -}}
 {{- .Values.secretNames.ca | default (printf "%s-ca" (include "sallyport.fullname" .)) -}}
 {{- end -}}
+
+{{/* Secret of the authority that sandboxes check the gateway with; empty for those of their image. */}}
+{{- define "sallyport.endpointCaSecret" -}}
+{{- if .Values.server.grpcEndpointCaSecret -}}
+{{- .Values.server.grpcEndpointCaSecret -}}
+{{- else if not .Values.server.disableTls -}}
+{{- include "sallyport.serverTlsSecret" . -}}
+{{- end -}}
+{{- end -}}

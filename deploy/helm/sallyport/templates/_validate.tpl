@@ -14,6 +14,9 @@
 {{- if and $server.disableTls $server.tls.enableMtls -}}
 {{- $wrong = append $wrong "server.tls.enableMtls: no client certificates without TLS: set server.disableTls to false" -}}
 {{- end -}}
+{{- if and $server.disableTls (not (hasPrefix "https://" $server.grpcEndpoint)) -}}
+{{- $wrong = append $wrong "server.grpcEndpoint: with server.disableTls sandboxes need the https address of the proxy: they send no credential in clear text" -}}
+{{- end -}}
 {{- if and (include "sallyport.externalTlsSecret" .) (eq (include "sallyport.externalNames" .) "[]") -}}
 {{- $wrong = append $wrong "server.tls.externalServerNames: name the server names that get the external certificate" -}}
 {{- end -}}
