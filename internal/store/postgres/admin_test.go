@@ -160,7 +160,7 @@ func TestBadURLs(t *testing.T) {
 func TestUnsuitableServers(t *testing.T) {
 	t.Parallel()
 	s := server(t)
-	if err := s.Exec("postgres", `CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0`, `CREATE DATABASE empty`); err != nil {
+	if err := s.Exec("postgres", `DROP DATABASE IF EXISTS latin`, `DROP DATABASE IF EXISTS empty`, `CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0`, `CREATE DATABASE empty`); err != nil {
 		t.Fatal(err)
 	}
 	wantParts(t, refusal(t, s.URL("latin"), quick()), "encoding LATIN1", "ENCODING 'UTF8'")
