@@ -44,8 +44,6 @@ e2e-kube: build ## Test the chart and sandboxes as pods on a real Kubernetes, wh
 	SALLYPORT_REQUIRE_KUBE=1 CGO_ENABLED=1 go test -race -count=1 -timeout 30m ./test/kube
 	test/kube/image --archive build/kube/images/supervisor.tar sallyport/supervisor:dev
 	SALLYPORT_KUBECONFIG=$$(test/kube/up) CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./internal/driverkube
-	bin=$$(test/kube/up --built) && SALLYPORT_CHART_KUBECONFIG=$$(test/kube/up) SALLYPORT_CHART_KUBECTL=$$bin/kubectl \
-		SALLYPORT_HELM=$$bin/helm go test -count=1 ./test/chart -run TestRealAPIServer
 
 # Needs no container engine. IMAGES, IMAGE_PLATFORMS, IMAGE_PREFIX and IMAGE_TAG choose; see docs/images.md.
 images: ## Write the container images to build/images, as OCI archives with bills of materials
