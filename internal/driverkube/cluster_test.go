@@ -437,6 +437,16 @@ func (f *fixture) text(r kubeapi.Resource, name string) string {
 	return string(raw)
 }
 
+// names lists the objects of the namespace.
+func (f *fixture) names(r kubeapi.Resource) []string {
+	f.t.Helper()
+	var all []string
+	if err := kubeapi.List(f.t.Context(), f.api, r, f.namespace, "", func(s *verdict.Sandbox) { all = append(all, s.Metadata.Name) }); err != nil {
+		f.t.Fatal(err)
+	}
+	return all
+}
+
 func uidIn(object string) string {
 	var o struct {
 		Metadata struct {

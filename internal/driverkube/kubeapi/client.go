@@ -24,8 +24,8 @@ import (
 // Bounds of one call. QPS and burst keep a storm of creates from using up the API server's patience with us.
 const (
 	DefaultTimeout = 30 * time.Second
-	callsPerSecond = 100
-	callsAtOnce    = 200
+	callsPerSecond = 400
+	callsAtOnce    = 800
 	// maxAnswer bounds the answer to a call about one object; etcd stores none above some 1.5 MiB.
 	maxAnswer = 8 << 20
 )
