@@ -67,6 +67,18 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
+// TestLongNames renders for the longest name that a release may have.
+func TestLongNames(t *testing.T) {
+	t.Parallel()
+	for _, o := range manifests(t, release{name: strings.Repeat("long-", 10) + "end", text: `{dashboards: {enabled: true}, quota: {enabled: true}}`}.must(t)) {
+		name := text(o, "metadata", "name")
+		// The names of CronJobs and StatefulSets are parts of labels of their pods.
+		if len(name) > 63 || len(name) > 52 && (o["kind"] == "CronJob" || o["kind"] == "StatefulSet") {
+			t.Errorf("%s %s has %d characters", o["kind"], name, len(name))
+		}
+	}
+}
+
 // TestOpenShiftIsFoundOut renders for a cluster that has OpenShift's APIs.
 func TestOpenShiftIsFoundOut(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,7 @@
-{{/* Names and labels. Every name follows from "sallyport.fullname", which is cut so that the longest suffix fits. */}}
+{{/*
+Names and labels. Every name follows from "sallyport.fullname", which is cut so that a CronJob's suffix fits: its name may have
+52 characters.
+*/}}
 
 {{- define "sallyport.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
@@ -6,13 +9,13 @@
 
 {{- define "sallyport.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 38 | trimSuffix "-" -}}
 {{- else -}}
 {{- $name := include "sallyport.name" . -}}
 {{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 38 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 38 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -43,6 +43,9 @@
 {{- if and (eq $server.drivers.kubernetes.workspaceMode "operator") (not $server.drivers.kubernetes.operatorNamespaces) -}}
 {{- $wrong = append $wrong "server.drivers.kubernetes.operatorNamespaces: name the namespaces of the mode operator" -}}
 {{- end -}}
+{{- if and (eq $server.drivers.kubernetes.workspaceMode "managed") (not (regexMatch "^[a-z0-9][-a-z0-9]{0,42}$" (include "sallyport.namespacePrefix" .))) -}}
+{{- $wrong = append $wrong (printf "server.drivers.kubernetes.namespacePrefix: %s cannot begin the name of a namespace: set it to at most 43 lower-case letters, digits and hyphens" (include "sallyport.namespacePrefix" .)) -}}
+{{- end -}}
 {{- if and (eq $server.drivers.kubernetes.podSecurity "restricted") $server.drivers.kubernetes.capabilities -}}
 {{- $wrong = append $wrong "server.drivers.kubernetes.capabilities: the level restricted allows none: set podSecurity to baseline or privileged, or empty this list" -}}
 {{- end -}}
