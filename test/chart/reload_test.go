@@ -59,6 +59,8 @@ type settingsSeen struct {
 
 	mu   sync.Mutex
 	keys map[string]bool
+	// compared counts pairs of renders.
+	compared int
 }
 
 // liveRow is a row of docs/configuration.md whose setting takes effect at once.
@@ -92,6 +94,7 @@ func (s *settingsSeen) compare(t *testing.T, before, after []node) {
 	t.Helper()
 	was, is := flatSettings(t, before), flatSettings(t, after)
 	s.mu.Lock()
+	s.compared++
 	for key := range is {
 		s.keys[key] = true
 	}

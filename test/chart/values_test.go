@@ -59,8 +59,9 @@ func TestValues(t *testing.T) {
 	seen := newSettingsSeen(t)
 	// Renders share the machine's few cores with whatever else runs.
 	slots := make(chan struct{}, 4)
+	cases := valueCases(t)
 	t.Run("each", func(t *testing.T) {
-		for _, c := range valueCases(t) {
+		for _, c := range cases {
 			t.Run(c.Value, func(t *testing.T) {
 				t.Parallel()
 				slots <- struct{}{}
@@ -69,7 +70,10 @@ func TestValues(t *testing.T) {
 			})
 		}
 	})
-	seen.complete(t)
+	// Not where some of them alone were asked for.
+	if seen.compared == len(cases) {
+		seen.complete(t)
+	}
 }
 
 // check renders the case and compares with the render of what it needs alone.
