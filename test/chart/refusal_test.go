@@ -23,7 +23,7 @@ func TestRefusals(t *testing.T) {
 		},
 		"grace":             {`{server: {shutdownGraceSecs: 60}}`, "podLifecycle.terminationGracePeriodSeconds: must be at least 70"},
 		"operator":          {`{server: {drivers: {kubernetes: {workspaceMode: operator}}}}`, "server.drivers.kubernetes.operatorNamespaces: name the namespaces"},
-		"prefix":            {`{tenant: Team_1, server: {drivers: {kubernetes: {workspaceMode: managed}}}}`, "server.drivers.kubernetes.namespacePrefix: openshell-Team_1- cannot begin"},
+		"prefix":            {`{tenant: Team_1, server: {drivers: {kubernetes: {workspaceMode: managed}}}}`, "server.drivers.kubernetes.namespacePrefix: openshell-openshell-Team_1- cannot begin"},
 		"capabilities":      {`{server: {drivers: {kubernetes: {capabilities: [NET_ADMIN]}}}}`, "server.drivers.kubernetes.capabilities: the level restricted allows none"},
 		"route":             {`{openshiftRoute: {enabled: true}, server: {disableTls: true}}`, "openshiftRoute.enabled: the route passes TLS through"},
 		"tls route":         {`{tlsRoute: {enabled: true, parentRefs: [{name: g}]}, server: {disableTls: true}}`, "tlsRoute.enabled: the route passes TLS through"},
