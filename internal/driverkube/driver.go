@@ -80,6 +80,8 @@ func Open(ctx context.Context, opts Options) (*Driver, error) {
 
 // follow feeds the mirror, from the start again whenever the namespaces that count have changed.
 func (d *Driver) follow(again <-chan struct{}) {
+	// A list that was made before the namespaces are known would be taken for a cluster without sandboxes.
+	d.spaces.awaitKnown(d.life)
 	for d.life.Err() == nil {
 		ctx, stop := context.WithCancel(d.life)
 		if d.opts.WorkspaceMode == Operator {

@@ -111,7 +111,7 @@ func TestRefusals(t *testing.T) {
 func TestNames(t *testing.T) {
 	t.Parallel()
 	f, server := newFake(t, nil)
-	server.Controller = false
+	server.SetController(false)
 	sb := sandbox()
 	sb.Name, sb.Workspace = "mine", "team"
 	foreign := kubetest.Object{"apiVersion": "agents.x-k8s.io/v1beta1", "kind": "Sandbox", "metadata": kubetest.Object{"name": "team--mine", "namespace": fakeNamespace}}
@@ -248,4 +248,41 @@ func TestAPIAway(t *testing.T) {
 		return err == nil && len(list.GetSandboxes()) == 1
 	})
 	f.delete(sb)
+}
+
+// TestImpostors has somebody pass objects off as a sandbox's own: what a label says is not believed where it matters.
+func TestImpostors(t *testing.T) {
+	t.Parallel()
+	f, server := newFake(t, nil)
+	sb := sandbox()
+	f.create(sb)
+	instance := f.await(sb, "ready", isReady).GetStatus().GetInstanceId()
+	server.SetController(false)
+	labels := kubetest.Meta(server.Get("sandboxes", fakeNamespace, "default--"+sb.GetName()))["labels"]
+	server.Put("pods", kubetest.Object{
+		"metadata": kubetest.Object{"name": "impostor", "namespace": fakeNamespace, "labels": labels},
+		"status":   kubetest.Object{"phase": "Failed", "reason": "Evicted"},
+	})
+	server.Put("sandboxes", kubetest.Object{
+		"apiVersion": kubeapi.V1Beta1, "kind": "Sandbox",
+		"metadata": kubetest.Object{"name": "a-impostor", "namespace": fakeNamespace, "labels": labels, "deletionTimestamp": "2026-01-02T03:04:05Z", "creationTimestamp": "2999-01-02T03:04:05Z"},
+	})
+	// Another sandbox that was made later tells that the driver has seen both.
+	marker := sandbox()
+	f.create(marker)
+	server.Edit("sandboxes", fakeNamespace, "default--"+marker.GetName(), func(o kubetest.Object) { kubetest.Meta(o)["deletionTimestamp"] = "2026-01-02T03:04:05Z" })
+	f.await(marker, "deleting", func(s *computepb.DriverSandbox) bool { return s.GetStatus().GetDeleting() })
+	got := f.await(sb, "still ready", isReady)
+	if got.GetStatus().GetInstanceId() != instance || got.GetStatus().GetDeleting() {
+		t.Errorf("got %v", got)
+	}
+	f.delete(sb)
+	if server.Get("sandboxes", fakeNamespace, "default--"+sb.GetName()) != nil || server.Get("sandboxes", fakeNamespace, "a-impostor") == nil {
+		t.Errorf("the wrong object was deleted: %v", server.Names("sandboxes"))
+	}
+	for _, name := range []string{"a-impostor", "default--" + marker.GetName()} {
+		server.Remove("sandboxes", fakeNamespace, name)
+	}
+	server.Remove("pods", fakeNamespace, "impostor")
+	server.Remove("pods", fakeNamespace, "default--"+sb.GetName())
 }

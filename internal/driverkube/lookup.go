@@ -36,13 +36,14 @@ func (d *Driver) lookUp(ctx context.Context, id string) (*verdict.Sandbox, error
 			return nil, kubeapi.Explain("read sandbox", err)
 		}
 	}
-	var found *verdict.Sandbox
+	var found, outside *verdict.Sandbox
 	err = kubeapi.List(ctx, d.api, resource, d.scope(), d.selector(id), func(s *verdict.Sandbox) {
 		if !d.own(s) {
+			outside = s
 			return
 		}
-		// Should there be two, one of them is going: the other is meant.
-		if found == nil || found.Metadata.DeletionTimestamp != nil {
+		// Should there be two, one that is not going is meant, and of those the older.
+		if found == nil || older(s, found) {
 			found = s
 		}
 	})
@@ -50,7 +51,20 @@ func (d *Driver) lookUp(ctx context.Context, id string) (*verdict.Sandbox, error
 		d.versions.Forget()
 		return nil, kubeapi.Explain("find sandbox", err)
 	}
+	if found == nil && outside != nil {
+		// It may be somebody's imitation, or a namespace that the operator took away by mistake: it is not gone.
+		return nil, fault.New(fault.Unavailable, "NAMESPACE_NOT_SERVED", "the sandbox's object is in namespace %q, where this driver has no sandboxes", outside.Metadata.Namespace).
+			WithNext("check --workspace-mode, --namespace-prefix and the labels of that namespace; or remove the object")
+	}
 	return found, nil
+}
+
+// older tells whether the first of two objects that claim to be one sandbox is it.
+func older(a, b *verdict.Sandbox) bool {
+	if goes := a.Metadata.DeletionTimestamp != nil; goes != (b.Metadata.DeletionTimestamp != nil) {
+		return !goes
+	}
+	return a.Metadata.CreationTimestamp.Before(b.Metadata.CreationTimestamp)
 }
 
 // scope is the namespace to search, empty for all.

@@ -44,6 +44,9 @@ type spaces struct {
 	// settled is closed once the operator's namespaces are known or cannot be.
 	settled chan struct{}
 	settle  sync.Once
+	// first is closed once they are known.
+	first chan struct{}
+	know  sync.Once
 	// changed is called when the operator's namespaces changed.
 	changed func()
 	// making has one namespace made at a time.
@@ -56,7 +59,7 @@ type served struct {
 }
 
 func newSpaces(d *Driver) *spaces {
-	return &spaces{d: d, known: make(map[string]served), ensured: make(map[string]time.Time), settled: make(chan struct{})}
+	return &spaces{d: d, known: make(map[string]served), ensured: make(map[string]time.Time), settled: make(chan struct{}), first: make(chan struct{})}
 }
 
 // accepts tells whether a namespace may hold sandboxes of this driver. Without this rule whoever may make objects in
@@ -97,6 +100,17 @@ func (s *spaces) awaitSync(ctx context.Context) {
 	}
 	select {
 	case <-s.settled:
+	case <-ctx.Done():
+	}
+}
+
+// awaitKnown waits until the operator's namespaces are known.
+func (s *spaces) awaitKnown(ctx context.Context) {
+	if s.d.opts.WorkspaceMode != Operator {
+		return
+	}
+	select {
+	case <-s.first:
 	case <-ctx.Done():
 	}
 }
@@ -298,6 +312,7 @@ func (s *spaces) Listed(epoch uint64) {
 	s.synced, s.trouble = true, nil
 	s.mu.Unlock()
 	s.changed()
+	s.know.Do(func() { close(s.first) })
 	s.settle.Do(func() { close(s.settled) })
 }
 

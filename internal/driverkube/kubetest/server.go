@@ -31,7 +31,7 @@ type Server struct {
 	Minor string
 	// Fail may answer a request with a failure of the API instead: code, reason and message; code 0 for none.
 	Fail func(r *http.Request) (code int, reason, message string)
-	// Controller has sandboxes get pods that are ready at once.
+	// Controller has sandboxes get pods that are ready at once; SetController changes it later.
 	Controller bool
 
 	mu       sync.Mutex
@@ -96,6 +96,13 @@ func (s *Server) Forget() {
 	s.version++
 	s.forgot = s.version
 	s.wake()
+}
+
+// SetController switches the stand-in for the controller on or off.
+func (s *Server) SetController(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Controller = on
 }
 
 // Requests returns how many requests there were of a verb and resource, for example "patch sandboxes".

@@ -216,8 +216,18 @@ func TestObjectName(t *testing.T) {
 		workspace, name string
 		shared          bool
 	}{
-		{"default", "one", true}, {"a", "b", true}, {"a", "b", false}, {"w", long, true}, {"w", long + "x", true}, {"w", long + "y", true},
-		{"w", "UPPER", true}, {"w", "upper", true}, {"w", "a.b", true}, {"w", "a_b", true}, {"w", "-", true}, {"w", "ü", true},
+		{"default", "one", true},
+		{"a", "b", true},
+		{"a", "b", false},
+		{"w", long, true},
+		{"w", long + "x", true},
+		{"w", long + "y", true},
+		{"w", "UPPER", true},
+		{"w", "upper", true},
+		{"w", "a.b", true},
+		{"w", "a_b", true},
+		{"w", "-", true},
+		{"w", "ü", true},
 	} {
 		got := manifest.ObjectName(c.workspace, c.name, c.shared)
 		if !manifest.ValidName(got) {

@@ -39,8 +39,11 @@ type Mirror struct {
 	mu      sync.Mutex
 	entries map[string]*entry
 	// named finds an entry by its object's namespace and name.
-	named    map[string]*entry
+	named map[string]*entry
+	// pods are found by the uid of the object that controls them, which nobody can claim by a label; owners finds the
+	// entry of that uid.
 	pods     map[string]*podRecord
+	owners   map[string]*entry
 	watchers map[*Watcher]struct{}
 	// changed is closed and replaced whenever anything changes.
 	changed chan struct{}
@@ -76,7 +79,7 @@ func New(c Config) *Mirror {
 		c.Now = time.Now
 	}
 	return &Mirror{
-		c: c, entries: make(map[string]*entry), named: make(map[string]*entry), pods: make(map[string]*podRecord),
+		c: c, entries: make(map[string]*entry), named: make(map[string]*entry), owners: make(map[string]*entry), pods: make(map[string]*podRecord),
 		watchers: make(map[*Watcher]struct{}), changed: make(chan struct{}),
 	}
 }
@@ -95,7 +98,7 @@ func (m *Mirror) Run(ctx context.Context) {
 		}, &pods{m})
 	})
 	group.Go(func() {
-		kubeapi.Follow(ctx, m.c.Client, kubeapi.Query{Resource: fixed("events"), Namespace: m.c.Namespace}, &events{m})
+		kubeapi.Follow(ctx, m.c.Client, kubeapi.Query{Resource: fixed("events"), Namespace: m.c.Namespace}, &events{m: m, newest: m.c.Now()})
 	})
 	group.Wait()
 }
@@ -152,33 +155,54 @@ func (m *Mirror) Made(s *verdict.Sandbox) {
 }
 
 func (m *Mirror) add(e *entry) {
-	if p := m.pods[e.id]; p != nil {
-		e.pod = &p.state
-	}
 	m.entries[e.id] = e
-	m.named[key(e.namespace.Value(), e.object)] = e
+	m.join(e)
 	e.told = e.status()
 	m.tell(e.id)
 }
 
+// join makes an entry found by name and by uid, and gives it its pod.
+func (m *Mirror) join(e *entry) {
+	m.named[key(e.namespace.Value(), e.object)] = e
+	m.owners[e.uid] = e
+	e.pod = nil
+	if p := m.pods[e.uid]; p != nil {
+		e.pod = &p.state
+	}
+}
+
+// part undoes join.
+func (m *Mirror) part(e *entry) {
+	if at := key(e.namespace.Value(), e.object); m.named[at] == e {
+		delete(m.named, at)
+	}
+	delete(m.owners, e.uid)
+}
+
 // put is Made for what Kubernetes tells.
 func (m *Mirror) put(s *verdict.Sandbox, epoch uint64) {
-	if !m.accepts(s) {
-		return
-	}
+	accepted := m.accepts(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entries[s.Metadata.Labels.ID]
+	// What is known does not end because its namespace is no longer chosen: nobody deleted it.
+	if !accepted && (e == nil || e.uid != s.Metadata.UID) {
+		return
+	}
 	if e == nil {
 		e = newEntry(s)
 		e.epoch = epoch
 		m.add(e)
 		return
 	}
+	if e.uid != s.Metadata.UID && e.epoch == epoch && !s.Metadata.CreationTimestamp.Before(e.sandbox.Created) {
+		// Of two objects that claim to be one sandbox, the older is it.
+		return
+	}
 	e.epoch, e.local = epoch, false
-	delete(m.named, key(e.namespace.Value(), e.object))
+	m.part(e)
 	e.update(s)
-	m.named[key(e.namespace.Value(), e.object)] = e
+	m.join(e)
 	m.refresh(e)
 }
 
@@ -236,9 +260,7 @@ func (m *Mirror) forget(id, uid string) {
 		return
 	}
 	delete(m.entries, id)
-	if at := key(e.namespace.Value(), e.object); m.named[at] == e {
-		delete(m.named, at)
-	}
+	m.part(e)
 	m.tell(id)
 }
 
@@ -265,48 +287,38 @@ func (m *Mirror) listed(epoch uint64) {
 }
 
 func (m *Mirror) putPod(p *verdict.Pod, epoch uint64) {
-	id := p.Metadata.Labels.ID
-	if id == "" || m.c.Accept != nil && !m.c.Accept(p.Metadata.Namespace) {
+	state := verdict.OfPod(p)
+	if state.Owner == "" {
 		return
 	}
-	state := verdict.OfPod(p)
 	state.Node = unique.Make(state.Node).Value()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old := m.pods[id]
-	if old != nil && old.state.UID != state.UID && state.Owner != m.uidOf(id) {
-		// A pod that only claims to be this sandbox's does not take its place.
-		return
-	}
-	m.pods[id] = &podRecord{state: state, epoch: epoch}
-	e := m.entries[id]
+	old := m.pods[state.Owner]
+	record := &podRecord{state: state, epoch: epoch}
+	m.pods[state.Owner] = record
+	e := m.owners[state.Owner]
 	if e == nil {
 		return
 	}
-	e.pod = &m.pods[id].state
+	e.pod = &record.state
 	if state.Ready {
 		e.note = nil
 		// A restart that was over before anybody looked is told all the same.
 		if old != nil && old.state.UID == state.UID && state.Restarts > old.state.Restarts && state.Restarted != nil {
-			m.warn(id, state.Restarted)
+			m.warn(e.id, state.Restarted)
 		}
 	}
 	m.refresh(e)
 }
 
-func (m *Mirror) uidOf(id string) string {
-	if e := m.entries[id]; e != nil {
-		return e.uid
-	}
-	return ""
-}
-
-func (m *Mirror) dropPod(id, uid string) {
-	if p := m.pods[id]; p == nil || uid != "" && p.state.UID != uid {
+// dropPod removes a pod, with a uid only if it is that very pod. The caller holds the mutex.
+func (m *Mirror) dropPod(owner, uid string) {
+	if p := m.pods[owner]; p == nil || uid != "" && p.state.UID != uid {
 		return
 	}
-	delete(m.pods, id)
-	if e := m.entries[id]; e != nil {
+	delete(m.pods, owner)
+	if e := m.owners[owner]; e != nil {
 		e.pod = nil
 		m.refresh(e)
 	}
@@ -315,9 +327,9 @@ func (m *Mirror) dropPod(id, uid string) {
 func (m *Mirror) listedPods(epoch uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, p := range m.pods {
+	for owner, p := range m.pods {
 		if p.epoch != epoch {
-			m.dropPod(id, "")
+			m.dropPod(owner, "")
 		}
 	}
 	m.streams[streamPods].sync()

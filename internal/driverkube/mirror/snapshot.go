@@ -43,13 +43,7 @@ func (e *entry) snapshot() *computepb.DriverSandbox {
 	}
 }
 
-func (e *entry) status() verdict.Status {
-	pod := e.pod
-	if pod != nil && pod.Owner != e.uid {
-		pod = nil
-	}
-	return verdict.Compose(&e.sandbox, pod, e.note)
-}
+func (e *entry) status() verdict.Status { return verdict.Compose(&e.sandbox, e.pod, e.note) }
 
 func condition(kind string, on bool, reason, message string, since time.Time) *computepb.DriverCondition {
 	status := "False"
@@ -65,8 +59,9 @@ func condition(kind string, on bool, reason, message string, since time.Time) *c
 func Snapshot(s *verdict.Sandbox, pod *verdict.Pod) *computepb.DriverSandbox {
 	e := newEntry(s)
 	if pod != nil {
-		state := verdict.OfPod(pod)
-		e.pod = &state
+		if state := verdict.OfPod(pod); state.Owner == e.uid {
+			e.pod = &state
+		}
 	}
 	return e.snapshot()
 }

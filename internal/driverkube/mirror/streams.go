@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"strings"
+	"time"
 
 	"sallyport.dev/sallyport/internal/driverkube/kubeapi"
 	"sallyport.dev/sallyport/internal/driverkube/verdict"
@@ -124,25 +125,47 @@ func (h *pods) Failed(err error)                 { h.m.failed(streamPods, err) }
 func (h *pods) Gone(p *verdict.Pod) {
 	h.m.mu.Lock()
 	defer h.m.mu.Unlock()
-	h.m.dropPod(p.Metadata.Labels.ID, p.Metadata.UID)
+	h.m.dropPod(verdict.OfPod(p).Owner, p.Metadata.UID)
 }
 
 // events keeps none: each is passed on once, and the last that explains something stays with its sandbox.
-type events struct{ m *Mirror }
+type events struct {
+	m *Mirror
+	// listed is the epoch of the last complete list; what belongs to another one is being listed now.
+	listed uint64
+	// newest is when the newest event that was passed on happened: a list repeats old ones.
+	newest time.Time
+}
 
-func (h *events) Put(e *verdict.Event, _ uint64) { h.m.happened(e) }
-func (h *events) Gone(*verdict.Event)            {}
-func (h *events) Watching()                      { h.m.watching(streamEvents) }
-func (h *events) Failed(err error)               { h.m.failed(streamEvents, err) }
+func (h *events) Put(e *verdict.Event, epoch uint64) {
+	at := e.Time()
+	h.m.happened(e, epoch == h.listed || at.After(h.newest))
+	if epoch == h.listed && at.After(h.newest) {
+		h.newest = at
+	}
+}
 
-func (h *events) Listed(uint64) {
+func (h *events) Gone(*verdict.Event) {}
+func (h *events) Watching()           { h.m.watching(streamEvents) }
+func (h *events) Failed(err error)    { h.m.failed(streamEvents, err) }
+
+func (h *events) Listed(epoch uint64) {
+	h.listed = epoch
+	h.newest = maxTime(h.newest, h.m.c.Now())
 	h.m.mu.Lock()
 	defer h.m.mu.Unlock()
 	h.m.streams[streamEvents].sync()
 }
 
-// happened finds the sandbox that an event is about, keeps what explains its state and passes it on.
-func (m *Mirror) happened(e *verdict.Event) {
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// happened finds the sandbox that an event is about, keeps what explains its state and, where it is news, passes it on.
+func (m *Mirror) happened(e *verdict.Event, news bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	entry := m.about(e)
@@ -153,6 +176,9 @@ func (m *Mirror) happened(e *verdict.Event) {
 	if note := verdict.OfEvent(e); note != nil && (entry.note == nil || !note.Time.Before(entry.note.Time)) && (entry.pod == nil || !entry.pod.Ready) {
 		entry.note = note
 		m.refresh(entry)
+	}
+	if !news {
+		return
 	}
 	event := platformEvent(entry.id, e)
 	for w := range m.watchers {
