@@ -42,6 +42,7 @@ var (
 	PodRefused    = &Reason{"PodRefused", false, "the cluster's rules refuse the pod: compare them with the driver's --pod-security and --capabilities"}
 	AccountAbsent = &Reason{"ServiceAccountMissing", false, "create the service account that the message names, or start the driver with another --service-account"}
 	NameTaken     = &Reason{"NameTaken", false, "remove the pod, claim or service that has the sandbox's name and is not its own, or choose another name"}
+	NameLeft      = &Reason{"NameStillTaken", true, "wait: what an earlier sandbox of this name left is being removed"}
 	SeveralPods   = &Reason{"MultiplePods", false, "delete the pods of the sandbox that are too many"}
 	Controller    = &Reason{"ControllerError", true, "the Sandbox controller tries again; its log has more"}
 )
@@ -51,7 +52,7 @@ func All() []*Reason {
 	return []*Reason{
 		Unschedulable, VolumeUnbound, VolumeFailed, MountFailed, PodSandbox, ImagePull, ImageBackOff, ImageName, ImageNever,
 		ConfigError, CreateError, Restarting, CrashLoop, OutOfMemory, OutOfMemoryUp, InitFailed, Evicted, NodeLost, NodeShutdown, NodeRefused,
-		Disrupted, Exited, Failed, Deadline, Expired, QuotaExceeded, PodRefused, AccountAbsent, NameTaken, SeveralPods, Controller,
+		Disrupted, Exited, Failed, Deadline, Expired, QuotaExceeded, PodRefused, AccountAbsent, NameTaken, NameLeft, SeveralPods, Controller,
 	}
 }
 

@@ -77,6 +77,9 @@ func reconciling(message string) *Problem {
 	switch {
 	case strings.Contains(lower, "error looking up service account"):
 		return &Problem{AccountAbsent, detail}
+	case strings.Contains(lower, " is owned by sandbox/"):
+		// The names of pods and claims follow from the sandbox's: their owner had this name before.
+		return &Problem{NameLeft, detail}
 	case strings.Contains(lower, "cannot adopt"), strings.Contains(lower, " is owned by "):
 		return &Problem{NameTaken, detail}
 	case strings.Contains(lower, "is forbidden"), strings.Contains(lower, "is invalid"), strings.Contains(lower, "denied the request"):

@@ -123,6 +123,7 @@ func TestCompose(t *testing.T) {
 		"trouble with API":   {"", condition("Ready", "False", "ReconcilerError", "Error seen: etcd timeout", 3), nil, nil, false, false, "DependenciesNotReady", "ControllerError: etcd timeout"},
 		"old trouble":        {"", condition("Ready", "False", "ReconcilerError", "Error seen: pods is forbidden", 2), nil, nil, false, false, "DependenciesNotReady", "being made"},
 		"name taken":         {"", condition("Ready", "False", "ReconcilerError", "Error seen: cannot adopt unowned pod", 3), nil, nil, false, false, "NameTaken", ""},
+		"name left":          {"", condition("Ready", "False", "ReconcilerError", `Error seen: pod "x" is owned by Sandbox/x (UID: 1), not by sandbox "x"`, 3), nil, nil, false, false, "DependenciesNotReady", "NameStillTaken"},
 		"expired":            {"", condition("Ready", "False", "SandboxExpired", "", 3), nil, nil, false, false, "SandboxExpired", ""},
 		"stopping":           {`"operatingMode":"Suspended"`, condition("Suspended", "False", "PodTerminating", "", 3), ready, nil, false, false, "DependenciesNotReady", "being stopped"},
 		"stopped":            {`"operatingMode":"Suspended"`, condition("Suspended", "True", "PodTerminated", "", 3), nil, nil, false, true, "SandboxSuspended", ""},
