@@ -178,13 +178,13 @@ func (g *Gateway) services() (v00.Services, error) {
 	if err := g.openResolver(); err != nil {
 		return v00.Services{}, err
 	}
-	key, err := loadKey(g.cfg.StateDir)
+	keys, err := loadKeys(g.cfg)
 	if err != nil {
 		return v00.Services{}, err
 	}
 	logs := sandboxlog.NewHub(logBytes)
 	g.providers, err = provider.New(provider.Options{
-		Store: g.store, Resolver: g.resolver, Key: key, Logger: g.log,
+		Store: g.store, Resolver: g.resolver, Key: keys[0], OldKeys: keys[1:], AcceptLost: g.cfg.CredentialKey.AcceptLost, Logger: g.log,
 		Access: g.identity.rules, Use: g.identity.workspaces.Use,
 		InUse: func(workspace, name string) []string { return g.sandboxes.UsersOf(workspace, name) },
 	})
@@ -378,6 +378,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		tend(gctx, g.relays.Sessions, g.log)
 		return nil
 	})
+	group.Go(func() error {
+		g.reseal(gctx)
+		return nil
+	})
 	group.Go(func() error { return g.sandboxes.Follow(gctx) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.ssh.Run(gctx)) })
 	group.Go(func() error { return ignoreCanceled(gctx, g.identity.workspaces.Run(gctx)) })
@@ -410,9 +414,22 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.port.Serve(gctx, all, g.cfg.ShutdownGrace) })
 	err = group.Wait()
 	g.sandboxes.Wait()
+	g.suspend()
 	g.note(audit.ActionStop, "", nil)
 	g.log.Info("gateway stopped")
 	return err
+}
+
+// suspend has the driver stop what it left to the gateway to start and stop; most drivers leave nothing.
+func (g *Gateway) suspend() {
+	if g.compute.Ready() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.ShutdownGrace)
+	defer cancel()
+	if err := g.sandboxes.Suspend(ctx); err != nil {
+		g.log.Warn("stop the sandboxes with the gateway", "error", err)
+	}
 }
 
 // ignoreCanceled drops the error of a loop that ended because the gateway does.

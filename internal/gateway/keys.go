@@ -102,12 +102,3 @@ func (g *Gateway) reseal(ctx context.Context) {
 		g.log.Error("credentials are still encrypted with an older key", "error", err)
 	}
 }
-
-// loadKey is loadKeys for whoever knows the state directory only, and wants the key that encrypts.
-func loadKey(dir string) ([]byte, error) {
-	ring, err := loadKeys(&config.Config{StateDir: dir})
-	if err != nil {
-		return nil, err
-	}
-	return ring[0], nil
-}

@@ -90,7 +90,14 @@ func put(t *testing.T, path, text string) {
 func TestLoadKeysMakesOne(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	first, err := loadKey(dir)
+	load := func(dir string) ([]byte, error) {
+		ring, err := loadKeys(&config.Config{StateDir: dir})
+		if err != nil {
+			return nil, err
+		}
+		return ring[0], nil
+	}
+	first, err := load(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,11 +105,11 @@ func TestLoadKeysMakesOne(t *testing.T) {
 	if err != nil || info.Mode() != 0o600 || info.Size() != keyring.KeySize {
 		t.Errorf("%v, %v", info, err)
 	}
-	if second, err := loadKey(dir); err != nil || !bytes.Equal(first, second) {
+	if second, err := load(dir); err != nil || !bytes.Equal(first, second) {
 		t.Errorf("another key at the second start: %v", err)
 	}
-	a, err := loadKey("")
-	b, err2 := loadKey("")
+	a, err := load("")
+	b, err2 := load("")
 	if err := errors.Join(err, err2); err != nil || bytes.Equal(a, b) {
 		t.Errorf("in memory: %v", err)
 	}

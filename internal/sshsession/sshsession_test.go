@@ -39,7 +39,7 @@ const (
 func user(subject string) *principal.Principal {
 	return &principal.Principal{
 		Kind: principal.User, Issuer: idp, Subject: subject, Roles: []string{"user"}, SessionID: "sid-" + subject,
-		Issued: time.Now(), Expires: time.Now().Add(time.Minute),
+		Issued: time.Now().Add(-time.Second), Expires: time.Now().Add(time.Minute),
 	}
 }
 
