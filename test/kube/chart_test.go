@@ -132,10 +132,8 @@ func (r *release) mainJob(t *testing.T, m *terminal) {
 		}
 	}
 	m.must(t, "sandbox", "delete", "job")
+	m.waitGone(t, "job")
 	r.waitNoPod(t, "job")
-	if out := m.must(t, "sandbox", "list"); strings.Contains(out, "job") {
-		t.Errorf("after its end sandbox list printed %s", out)
-	}
 	m.must(t, "provider", "delete", "demo")
 }
 
@@ -198,6 +196,19 @@ func (m *terminal) waitPhase(t *testing.T, sandbox, phase, reason string) shown 
 		return nil
 	})
 	return s
+}
+
+// waitGone waits until the gateway knows nothing of a sandbox any more.
+func (m *terminal) waitGone(t *testing.T, sandbox string) {
+	t.Helper()
+	eventually(t, "sandbox "+sandbox+" is gone", func() error {
+		for _, name := range strings.Fields(m.must(t, "sandbox", "list", "--names")) {
+			if name == sandbox {
+				return errors.New("it is listed")
+			}
+		}
+		return nil
+	})
 }
 
 func (r *release) waitNoPod(t *testing.T, sandbox string) {

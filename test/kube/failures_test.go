@@ -27,10 +27,9 @@ func (r *release) imageMissing(t *testing.T, m *terminal) {
 	}
 }
 
-// quotaExceeded leaves no room for one more pod, and then makes room.
+// quotaExceeded leaves no room for any further pod, and then makes room.
 func (r *release) quotaExceeded(t *testing.T, m *terminal) {
-	pods := len(strings.Fields(r.in(t, "get", "pods", "--field-selector", "status.phase!=Succeeded,status.phase!=Failed", "-o", "name")))
-	r.in(t, "create", "quota", "tight", fmt.Sprintf("--hard=pods=%d", pods))
+	r.in(t, "create", "quota", "tight", "--hard=pods=0")
 	t.Cleanup(func() {
 		if _, err := r.tryIn(context.WithoutCancel(t.Context()), "delete", "quota", "tight", "--ignore-not-found"); err != nil {
 			t.Error(err)
@@ -83,7 +82,7 @@ func (r *release) podEvicted(t *testing.T, m *terminal) {
 
 // driverKilled kills the process of the compute driver; Kubernetes starts its container again.
 func (r *release) driverKilled(t *testing.T, m *terminal) {
-	r.create(t, m, "driven")
+	m.must(t, "sandbox", "create", "--name", "driven", "--no-tty", "--timeout", "120", "--", "true")
 	mark := m.mark(t, "driven")
 	restarts := r.restarts(t, "compute-driver")
 	r.kill(t, "compute-driver")
@@ -98,8 +97,8 @@ func (r *release) driverKilled(t *testing.T, m *terminal) {
 	// The new one makes and removes pods, and remembers those of the one before.
 	r.create(t, m, "after")
 	m.must(t, "sandbox", "delete", "driven")
+	m.waitGone(t, "driven")
 	r.waitNoPod(t, "driven")
-	r.create(t, m, "driven")
 }
 
 // gatewayKilled takes the gateway's pod away without any warning.

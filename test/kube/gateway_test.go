@@ -114,8 +114,10 @@ func run(t *testing.T, cmd *exec.Cmd, log string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	started, done := make(chan error, 1), make(chan error, 1)
 	go func() {
-		// The kernel signals a child when the thread that started it ends, so this one has to live as long.
+		// The kernel signals a child when the thread that started it ends, so this one has to live as long. It is given
+		// back then: it may have started others before.
 		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
