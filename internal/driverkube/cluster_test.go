@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"sallyport.dev/sallyport/driverkit/computetest"
 	"sallyport.dev/sallyport/gen/v00/computepb"
@@ -588,4 +589,28 @@ func (f *fixture) awaitGone(sb *computepb.DriverSandbox) {
 		_, err := f.client().GetSandbox(f.context(), &computepb.GetSandboxRequest{SandboxId: sb.GetId()})
 		return status.Code(err) == codes.NotFound
 	})
+}
+
+// TestRefusalsOfTheRealAPI has the API server itself refuse objects, in the words of today's version.
+func TestRefusalsOfTheRealAPI(t *testing.T) {
+	missing := newFixture(t, "--namespace", "driver-test-no-such")
+	wantStatus(t, "no namespace", missing.createErr(sandbox()), codes.FailedPrecondition, `namespace "driver-test-no-such" does not exist`)
+	f := newFixture(t)
+	apply(t, f.api, quotas, f.namespace, "objects", object{
+		"apiVersion": "v1", "kind": "ResourceQuota", "metadata": object{"name": "objects", "namespace": f.namespace},
+		"spec": object{"hard": object{"count/sandboxes.agents.x-k8s.io": "0"}},
+	})
+	eventually(t, "the quota in force", func() bool { return strings.Contains(f.text(quotas, "objects"), `"used"`) })
+	wantStatus(t, "quota", f.createErr(sandbox()), codes.ResourceExhausted, "quota objects exceeded: asked for count/sandboxes.agents.x-k8s.io=1, in use count/sandboxes.agents.x-k8s.io=0, allowed count/sandboxes.agents.x-k8s.io=0")
+	claim := sandbox()
+	config, err := structpb.NewStruct(object{"mounts": []any{object{"path": "/data", "claim": "gateway-data"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim.Spec.Template.DriverConfig = config
+	apply(t, f.api, claims, f.namespace, "gateway-data", object{
+		"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": object{"name": "gateway-data", "namespace": f.namespace},
+		"spec": object{"accessModes": []any{"ReadWriteOnce"}, "resources": object{"requests": object{"storage": "1Mi"}}},
+	})
+	wantStatus(t, "a claim that nobody opened", f.createErr(claim), codes.FailedPrecondition, `claim "gateway-data" does not exist or is not open to sandboxes`)
 }
