@@ -25,6 +25,8 @@ const (
 	// requireEnv decides what happens where no cluster runs: 1 starts one and fails the tests if that cannot be, unset
 	// skips them. 0 leaves them out in any case, for a run beside others.
 	requireEnv = "SALLYPORT_REQUIRE_KUBE"
+	// keepEnv leaves namespaces and releases where they are, to look at them.
+	keepEnv = "SALLYPORT_KUBE_KEEP"
 	// patience bounds every wait; the machine may be busy with other things.
 	patience  = 3 * time.Minute
 	pollEvery = 100 * time.Millisecond
@@ -154,7 +156,7 @@ func (c cluster) space(t *testing.T, prefix string) space {
 		if t.Failed() {
 			s.record(ctx, t)
 		}
-		if os.Getenv("SALLYPORT_KUBE_KEEP") != "" {
+		if os.Getenv(keepEnv) != "" {
 			t.Logf("namespace %s is left", s.name)
 			return
 		}

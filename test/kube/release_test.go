@@ -168,6 +168,9 @@ func (r *release) tryHelm(args ...string) (string, error) {
 
 // uninstall removes what of a release is not in its namespace.
 func (r *release) uninstall(t *testing.T) {
+	if os.Getenv(keepEnv) != "" {
+		return
+	}
 	if t.Failed() {
 		// What the pods said is written down before they go.
 		r.record(context.WithoutCancel(t.Context()), t)
