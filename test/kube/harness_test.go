@@ -146,9 +146,12 @@ type space struct {
 	name string
 }
 
+// unique is a name that no other test and no other run has.
+func unique(prefix string) string { return fmt.Sprintf("%s-%x", prefix, time.Now().UnixNano()&0xffffffff) }
+
 func (c cluster) space(t *testing.T, prefix string) space {
 	t.Helper()
-	s := space{cluster: c, name: fmt.Sprintf("%s-%x", prefix, time.Now().UnixNano()&0xffffffff)}
+	s := space{cluster: c, name: unique(prefix)}
 	c.kubectl(t, "create", "namespace", s.name)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
