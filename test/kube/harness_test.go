@@ -147,7 +147,9 @@ type space struct {
 }
 
 // unique is a name that no other test and no other run has.
-func unique(prefix string) string { return fmt.Sprintf("%s-%x", prefix, time.Now().UnixNano()&0xffffffff) }
+func unique(prefix string) string {
+	return fmt.Sprintf("%s-%x", prefix, time.Now().UnixNano()&0xffffffff)
+}
 
 func (c cluster) space(t *testing.T, prefix string) space {
 	t.Helper()
