@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -203,14 +204,21 @@ func (s *Server) launch() error {
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
 	// The server goes when a test process is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.uid, Pdeathsig: syscall.SIGQUIT, Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan struct{})
+	ended, started := make(chan struct{}), make(chan error)
 	go func() {
 		defer close(ended)
-		_ = cmd.Wait() // How it ended is in its log.
+		// The kernel signals the server when the thread that started it ends, which happens where tests end threads.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // How it ended is in its log.
+		}
 	}()
+	if err := <-started; err != nil {
+		return err
+	}
 	s.cmd, s.ended = cmd, ended
 	return nil
 }
