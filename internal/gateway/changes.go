@@ -31,6 +31,7 @@ func (g *Gateway) Apply(old, next *config.Config) error {
 	g.identity.rules.Store(authorizer)
 	g.inForce.Store(next)
 	g.sandboxes.Recheck()
+	g.metrics.poke()
 	if err := g.identity.tokens.Reload(); err != nil {
 		g.log.Error("reading the sandbox keys again failed; the old ones serve on", "error", err)
 	}

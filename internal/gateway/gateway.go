@@ -312,8 +312,12 @@ func (g *Gateway) probes() map[string]func(context.Context) error {
 	if len(g.conns) > 1 {
 		probes["credentials_driver"] = func(context.Context) error { return g.conns[1].Ready() }
 	}
-	if len(g.cfg.Issuers) > 0 {
-		probes["oidc"] = func(context.Context) error { return g.identity.ready() }
+	probes["oidc"] = func(context.Context) error {
+		// Issuers may come and go while the gateway runs.
+		if len(g.inForce.Load().Issuers) == 0 {
+			return errAbsent
+		}
+		return g.identity.ready()
 	}
 	if g.auditLog != nil {
 		log := g.auditLog

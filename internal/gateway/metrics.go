@@ -60,7 +60,7 @@ type metrics struct {
 	committed           prometheus.Observer
 	// methods holds what each method of the contract counts, so that a call looks up no labels.
 	methods map[string]*methodMetrics
-	// changed receives a value when a driver has come or gone.
+	// changed receives a value when a driver has come or gone, or when settings have changed.
 	changed chan struct{}
 	// scrape asks about what is; nil until there is something to ask.
 	scrape atomic.Pointer[scrape]
@@ -219,6 +219,11 @@ func (m *metrics) DriverCall(driver, method, code string, took time.Duration) {
 
 // DriverReady implements driver.Metrics.
 func (m *metrics) DriverReady(string, bool) {
+	m.poke()
+}
+
+// poke has readiness looked at now.
+func (m *metrics) poke() {
 	select {
 	case m.changed <- struct{}{}:
 	default:
