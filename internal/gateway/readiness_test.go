@@ -13,13 +13,13 @@ import (
 )
 
 // checks returns what /readyz says of each check.
-func (s *system) checks() map[string]string {
+func (s *system) checks(client *http.Client) map[string]string {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "http://"+s.conn.Target()+"/readyz", http.NoBody)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -43,15 +43,16 @@ func (s *system) checks() map[string]string {
 func TestReadinessFollowsTheIssuers(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	defer http.DefaultClient.CloseIdleConnections()
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
 	if _, err := s.client.Health(t.Context(), &openshellpb.HealthRequest{}, grpc.WaitForReady(true)); err != nil {
 		t.Fatal(err)
 	}
 	await := func(want string) {
 		t.Helper()
-		for s.checks()["oidc"] != want {
+		for s.checks(client)["oidc"] != want {
 			if t.Context().Err() != nil {
-				t.Fatalf("never %q: %v", want, s.checks())
+				t.Fatalf("never %q: %v", want, s.checks(client))
 			}
 		}
 	}

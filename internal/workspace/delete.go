@@ -50,7 +50,7 @@ func (s *Service) markLeaving(ctx context.Context, name string) (marked bool, er
 	defer s.using.Unlock()
 	o, err := s.store.ByName(Kind, "", name)
 	if err != nil {
-		return false, nil //nolint:nilerr // What is not there need not be deleted.
+		return false, nil
 	}
 	if leaving(o) {
 		return true, nil
