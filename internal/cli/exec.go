@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 )
 
 const (
-	// maxStdin is the most standard input that one exec carries, in bytes.
+	// maxStdin is the most standard input that one message carries, in bytes; more is sent as a stream.
 	maxStdin = 4 << 20
 	// maxExit is the largest code a process can end with.
 	maxExit = 255
@@ -126,8 +127,12 @@ func (a *app) execute(ctx context.Context, s *session, sb *openshellpb.Sandbox, 
 	}
 	req.Tty = wantTTY
 	if !inTTY {
-		if req.Stdin, err = readStdin(a.opts.Stdio.In); err != nil {
+		whole := true
+		if req.Stdin, whole, err = readStdin(a.opts.Stdio.In); err != nil {
 			return err
+		}
+		if !whole {
+			return outcome(a.streamed(ctx, s, req))
 		}
 	}
 	stream, err := s.shell.ExecSandbox(ctx, req)
@@ -144,20 +149,53 @@ func outcome(code int, err error) error {
 	return exitWith(code)
 }
 
-// readStdin reads all of standard input, up to the limit.
-func readStdin(in io.Reader) ([]byte, error) {
+// readStdin reads standard input, up to what one message carries; whole is false if there may be more.
+func readStdin(in io.Reader) (data []byte, whole bool, err error) {
 	if in == nil {
-		return nil, nil
+		return nil, true, nil
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxStdin+1))
+	data, err = io.ReadAll(io.LimitReader(in, maxStdin+1))
 	if err != nil {
-		return nil, fmt.Errorf("read standard input: %w", err)
+		return nil, false, fmt.Errorf("read standard input: %w", err)
 	}
-	if len(data) > maxStdin {
-		return nil, failure("write the data to a file of the sandbox in parts",
-			"stdin payload exceeds the limit of %d bytes", maxStdin)
+	return data, len(data) <= maxStdin, nil
+}
+
+// streamed runs a command whose standard input is too long for one message: what was read of it, in the request, and the
+// rest as it is read.
+func (a *app) streamed(ctx context.Context, s *session, req *openshellpb.ExecSandboxRequest) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := s.shell.ExecSandboxInteractive(ctx)
+	if err != nil {
+		return 0, err
 	}
-	return data, nil
+	in := io.MultiReader(bytes.NewReader(req.Stdin), a.opts.Stdio.In)
+	req.Stdin = nil
+	start := &openshellpb.ExecSandboxInput{Payload: &openshellpb.ExecSandboxInput_Start{Start: req}}
+	if err := stream.Send(start); err == nil {
+		// Reading a pipe cannot be interrupted: this goroutine may outlive the call, until the process ends.
+		go func() {
+			if _, err := io.CopyBuffer(&stdinWriter{stream}, in, make([]byte, stdinChunk)); err != nil {
+				// Half of the input must not pass for all of it. A stream that is over already tells why when it is received from.
+				if !errors.Is(err, io.EOF) {
+					cancel(fmt.Errorf("read standard input: %w", err))
+				}
+				return
+			}
+			//nolint:errcheck // As above.
+			stream.CloseSend()
+		}()
+	}
+	code, err := a.copyEvents(stream)
+	switch cause := context.Cause(ctx); {
+	case status.Code(err) == codes.Unimplemented:
+		err = failure("copy the data with `sallyport sandbox upload`, or give less",
+			"stdin payload exceeds %d bytes, and this gateway takes no more: %s", maxStdin, orCode(status.Convert(err)))
+	case status.Code(err) == codes.Canceled && cause != nil:
+		err = cause
+	}
+	return code, err
 }
 
 // eventReceiver is the receiving side of both kinds of exec.

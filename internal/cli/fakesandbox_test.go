@@ -3,7 +3,9 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -229,6 +231,9 @@ func (g *gateway) ExecSandboxInteractive(s openshellpb.OpenShell_ExecSandboxInte
 	if start.GetCommand()[0] == "argv" {
 		return status.Error(codes.Unimplemented, "ExecSandboxInteractive is not built yet")
 	}
+	if start.GetCommand()[0] == "count" {
+		return countInput(s)
+	}
 	var line []byte
 	for {
 		in, err := s.Recv()
@@ -249,6 +254,27 @@ func (g *gateway) ExecSandboxInteractive(s openshellpb.OpenShell_ExecSandboxInte
 			Exit: &openshellpb.ExecSandboxExit{ExitCode: 5},
 		}})
 	}
+}
+
+// countInput answers how many bytes of input came, and is over when the input is.
+func countInput(s openshellpb.OpenShell_ExecSandboxInteractiveServer) error {
+	n := 0
+	for {
+		in, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		n += len(in.GetStdin())
+	}
+	if err := s.Send(&openshellpb.ExecSandboxEvent{Payload: &openshellpb.ExecSandboxEvent_Stdout{
+		Stdout: &openshellpb.ExecSandboxStdout{Data: fmt.Appendf(nil, "%d\n", n)},
+	}}); err != nil {
+		return err
+	}
+	return s.Send(&openshellpb.ExecSandboxEvent{Payload: &openshellpb.ExecSandboxEvent_Exit{Exit: &openshellpb.ExecSandboxExit{}}})
 }
 
 // hanging is closed once a command hangs in the sandbox.

@@ -262,12 +262,18 @@ func describe(pids []int) []string {
 	return out
 }
 
+// ports are those that freePort gave out.
+var ports sync.Map
+
 // freePort finds a port below those that the kernel gives to outgoing connections, so that none of them takes it
-// while the gateway is away.
+// while the gateway is away. No two calls of a test run get the same one.
 func freePort(t *testing.T) int {
 	t.Helper()
 	for {
 		port := 20000 + mathrand.IntN(10000) // no secret
+		if _, taken := ports.LoadOrStore(port, true); taken {
+			continue
+		}
 		lis, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue
