@@ -24,10 +24,12 @@ build: ## Build every command into bin/, statically linked
 run: build ## Bring the whole system up on this machine and walk through the demo
 	bin/sallyport dev --demo
 
-# The end-to-end tests start the binaries in bin/, so these are built first. Those on Kubernetes have a target of their own.
+# The end-to-end tests start the binaries in bin/, so these are built first. Those on Kubernetes and of the chart, for which
+# Helm is compiled, have targets of their own.
 test: build ## Vet and test everything with the race detector
 	go vet ./...
-	SALLYPORT_REQUIRE_KUBE=$${SALLYPORT_REQUIRE_KUBE:-0} CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) ./...
+	SALLYPORT_REQUIRE_KUBE=$${SALLYPORT_REQUIRE_KUBE:-0} SALLYPORT_REQUIRE_HELM=$${SALLYPORT_REQUIRE_HELM:-0} CGO_ENABLED=1 \
+		go test -race -timeout $(TEST_TIMEOUT) ./...
 
 # Needs Java 17, Maven and the network the first time; see test/keycloak/README.md.
 e2e-keycloak: ## Test against a real Keycloak, which is downloaded and prepared on first use

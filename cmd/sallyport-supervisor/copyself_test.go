@@ -57,6 +57,12 @@ func volume(t *testing.T) string {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
+	// Tests make it read-only, and whoever is not root cannot empty it then.
+	t.Cleanup(func() {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Error(err)
+		}
+	})
 	return dir
 }
 

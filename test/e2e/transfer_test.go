@@ -51,6 +51,11 @@ func TestUploadAndDownload(t *testing.T) {
 	if got := s.sh(t, id, `cd work/tree && "./sub/run me.sh" 2>/dev/null || sh "./sub/run me.sh"; readlink link; cat ./-dash; stat -c %a large "sub/run me.sh"`); got != "ran\nsub/run me.sh\ndash600\n755\n" {
 		t.Errorf("in the sandbox: %q", got)
 	}
+	// Standard input may be longer than a message.
+	code, out, said := c.run(t, string(large), "sandbox", "exec", "-n", "box", "--", "sh", "-c", "cat > piped; cmp piped work/large && echo same; exit 3")
+	if code != 3 || out != "same\n" {
+		t.Errorf("a long standard input: exit code %d, %q\n%s", code, out, said)
+	}
 	// A file takes the name it is given, unless that is a folder.
 	write("one", "1", 0o644)
 	c.must(t, "sandbox", "upload", "box", "one", "work/two")

@@ -51,7 +51,9 @@ func TestTree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() { os.Chmod(filepath.Join(to, "closed"), 0o755) })
+	for _, dir := range []string{from, to} {
+		t.Cleanup(func() { os.Chmod(filepath.Join(dir, "closed"), 0o755) })
+	}
 	write(t, filepath.Join(to, "mine"), "user's", 0o644)
 	var told bytes.Buffer
 	if err := seed.Tree(from, to, &told); err != nil {
