@@ -52,7 +52,7 @@ func TestUploadAndDownload(t *testing.T) {
 		t.Errorf("in the sandbox: %q", got)
 	}
 	// Standard input may be longer than a message.
-	code, out, said := c.run(t, string(large), "sandbox", "exec", "-n", "box", "--", "sh", "-c", "cat > piped; cmp piped work/large && echo same; exit 3")
+	code, out, said := c.run(t, string(large), "sandbox", "exec", "-n", "box", "--", "sh", "-c", "cat > piped; cmp piped work/tree/large && echo same; exit 3")
 	if code != 3 || out != "same\n" {
 		t.Errorf("a long standard input: exit code %d, %q\n%s", code, out, said)
 	}
