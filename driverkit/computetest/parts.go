@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -126,25 +127,30 @@ func createAgain(t *testing.T, c *client) {
 type watch struct {
 	stream grpc.ServerStreamingClient[computepb.WatchSandboxesEvent]
 	cancel context.CancelFunc
+	// timeout bounds each wait for an event, not the watch: it lives as long as what the part does meanwhile.
+	timeout time.Duration
 }
 
 func (c *client) watch(t *testing.T) watch {
 	t.Helper()
-	ctx, cancel := context.WithCancel(c.context(t))
+	ctx, cancel := context.WithCancel(t.Context())
 	stream, err := c.WatchSandboxes(ctx, &computepb.WatchSandboxesRequest{})
 	if err != nil {
+		cancel()
 		t.Fatalf("WatchSandboxes: %v", err)
 	}
-	return watch{stream: stream, cancel: cancel}
+	return watch{stream: stream, cancel: cancel, timeout: c.driver.Timeout}
 }
 
 // until reads events until one satisfies want.
 func (w watch) until(t *testing.T, what string, want func(*computepb.WatchSandboxesEvent) bool) {
 	t.Helper()
+	timer := time.AfterFunc(w.timeout, w.cancel)
+	defer timer.Stop()
 	for {
 		e, err := w.stream.Recv()
 		if err != nil {
-			t.Fatalf("watch ended before %s: %v", what, err)
+			t.Fatalf("watch ended, or %s had passed, before %s: %v", w.timeout, what, err)
 		}
 		if sb := e.GetSandbox().GetSandbox(); sb != nil && (sb.GetId() == "" || sb.GetName() == "") {
 			t.Errorf("snapshot without id or name: %v", sb)
