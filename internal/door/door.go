@@ -20,6 +20,7 @@ import (
 	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/authn"
 	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/callinfo"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/principal"
 	"sallyport.dev/sallyport/internal/streamstop"
@@ -279,7 +280,7 @@ func (d *Door) enter(ctx context.Context, method string) *call {
 	if c.rule, c.known = d.table.Rule(method); c.known {
 		c.label = method
 	}
-	c.requestID = requestIDOf(metadata.ValueFromIncomingContext(ctx, headerRequestID))
+	c.requestID = callinfo.RequestID(metadata.ValueFromIncomingContext(ctx, headerRequestID))
 	return c
 }
 

@@ -2,12 +2,12 @@ package door
 
 import (
 	"errors"
-	"net"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/callinfo"
 	"sallyport.dev/sallyport/internal/fault"
 )
 
@@ -57,18 +57,6 @@ func (d *Door) record(c *call, code codes.Code, err error) {
 func (d *Door) recordOf(c *call, verdict, reason string) audit.Record {
 	return audit.Record{
 		Time: time.Now(), Actor: c.principal.Actor(), ActorKind: c.principal.Kind.String(), Tenant: c.principal.Tenant,
-		Action: c.label, Target: c.target, Verdict: verdict, Reason: reason, RequestID: c.requestID, Remote: hostOf(c.remote),
+		Action: c.label, Target: c.target, Verdict: verdict, Reason: reason, RequestID: c.requestID, Remote: callinfo.Host(c.remote),
 	}
-}
-
-// hostOf is an address without its port, which says nothing about who called.
-func hostOf(addr net.Addr) string {
-	if addr == nil {
-		return ""
-	}
-	host, _, err := net.SplitHostPort(addr.String())
-	if err != nil {
-		return addr.Network()
-	}
-	return host
 }

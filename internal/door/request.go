@@ -2,21 +2,16 @@ package door
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"sallyport.dev/sallyport/internal/fault"
 )
-
-const maxRequestID = 128
 
 type requestIDKey struct{}
 
@@ -34,37 +29,6 @@ func RequestID(ctx context.Context) string {
 		return c.requestID
 	}
 	return ""
-}
-
-// requestIDOf keeps a client's id if it is one, of printable characters without spaces, and else makes one.
-func requestIDOf(values []string) string {
-	if len(values) == 1 && saneID(values[0]) {
-		return values[0]
-	}
-	return newRequestID()
-}
-
-// newRequestID makes a random UUID. The generator is seeded from the system's entropy but is no secret's source: an
-// id has only to be unique, and every call without one pays for this.
-func newRequestID() string {
-	var id uuid.UUID
-	binary.LittleEndian.PutUint64(id[:8], rand.Uint64()) //nolint:gosec // See above.
-	binary.LittleEndian.PutUint64(id[8:], rand.Uint64()) //nolint:gosec // See above.
-	id[6] = id[6]&0x0f | 0x40                            // version 4
-	id[8] = id[8]&0x3f | 0x80                            // variant of RFC 9562
-	return id.String()
-}
-
-func saneID(id string) bool {
-	if id == "" || len(id) > maxRequestID {
-		return false
-	}
-	for i := range len(id) {
-		if id[i] <= ' ' || id[i] > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // panicked is a panic in a handler, with the stack it left.

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"sallyport.dev/sallyport/gen/v00/computepb"
+	"sallyport.dev/sallyport/internal/driverfault"
 	"sallyport.dev/sallyport/internal/driverkube/kubeapi"
 	"sallyport.dev/sallyport/internal/fault"
 )
@@ -165,33 +165,5 @@ func (s *Service) edge(method, id string, err error) error {
 		s.driver.logger.Error("call failed", "method", method, "sandbox", id, "reason", f.Reason, "error", f.Cause)
 	}
 	s.driver.calls.WithLabelValues(method, f.Reason).Inc()
-	message := f.Message
-	if f.Next != "" {
-		message += "; " + f.Next
-	}
-	st := status.New(codeOf(f.Kind), message)
-	detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: f.Reason, Domain: "sallyport.dev"})
-	if err != nil {
-		return st.Err()
-	}
-	return detailed.Err()
-}
-
-func codeOf(k fault.Kind) codes.Code {
-	switch k {
-	case fault.InvalidArgument:
-		return codes.InvalidArgument
-	case fault.NotFound:
-		return codes.NotFound
-	case fault.AlreadyExists:
-		return codes.AlreadyExists
-	case fault.FailedPrecondition:
-		return codes.FailedPrecondition
-	case fault.ResourceExhausted:
-		return codes.ResourceExhausted
-	case fault.Unavailable:
-		return codes.Unavailable
-	default:
-		return codes.Internal
-	}
+	return driverfault.Status(f)
 }

@@ -7,12 +7,12 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/callinfo"
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/listener"
@@ -108,7 +108,7 @@ func (e *exposed) ofService(ctx context.Context) error {
 		}
 		r := audit.Record{
 			Time: time.Now(), Actor: (*principal.Principal)(nil).Actor(), ActorKind: principal.Anonymous.String(), Action: servicehost.ActionRequest,
-			Target: name.String(), Verdict: audit.Denied, Reason: ReasonServiceHost, RequestID: uuid.NewString(),
+			Target: name.String(), Verdict: audit.Denied, Reason: ReasonServiceHost, RequestID: callinfo.NewRequestID(),
 		}
 		if p, ok := listener.Peer(ctx); ok {
 			if tcp, ok := p.Addr.(*net.TCPAddr); ok {

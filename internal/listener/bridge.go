@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/test/bufconn"
+
+	"sallyport.dev/sallyport/internal/callinfo"
 )
 
 // bridge passes gRPC, gRPC-Web and Connect calls that arrived at net/http to the gRPC server over an in-memory
@@ -169,10 +170,7 @@ func Peer(ctx context.Context) (*peer.Peer, bool) {
 
 // peerOf describes the connection of a request as the gRPC transport does.
 func peerOf(r *http.Request) *peer.Peer {
-	p := &peer.Peer{Addr: textAddr(r.RemoteAddr)}
-	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		p.Addr = net.TCPAddrFromAddrPort(a)
-	}
+	p := &peer.Peer{Addr: callinfo.Remote(r)}
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		p.LocalAddr = local
 	}
@@ -187,15 +185,6 @@ func peerOf(r *http.Request) *peer.Peer {
 	p.AuthInfo = sealedInfoOf(slow, credentials.TLSInfo{State: *r.TLS})
 	return p
 }
-
-// textAddr is the address of a peer that is no TCP address.
-type textAddr string
-
-// Network implements net.Addr.
-func (textAddr) Network() string { return "other" }
-
-// String implements net.Addr.
-func (a textAddr) String() string { return string(a) }
 
 // ServeHTTP implements http.Handler.
 func (b *bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -105,14 +105,8 @@ func (s *Service) finishCreate(ctx context.Context, o *store.Object, spec comput
 			s.confirm(detached, o)
 		}
 	})
-	select {
-	case err := <-done:
-		if err != nil {
-			return nil, err
-		}
-	case <-ctx.Done():
-		return nil, fault.Wrap(context.Cause(ctx), fault.Canceled, "CALLER_GONE", "the caller ended the call").
-			WithNext("the sandbox is still being created; look it up by name")
+	if err := await(ctx, done, "the sandbox is still being created; look it up by name"); err != nil {
+		return nil, err
 	}
 	r, err := decode(o)
 	if err != nil {
@@ -129,6 +123,16 @@ func (s *Service) launch(ctx context.Context, o *store.Object, spec compute.Spec
 	}
 	spec.Token = token
 	return s.Driver.Create(ctx, spec)
+}
+
+// await returns what became of a job in the background. A caller that ends the call is told what goes on without it.
+func await(ctx context.Context, done <-chan error, goesOn string) error {
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fault.Wrap(context.Cause(ctx), fault.Canceled, "CALLER_GONE", "the caller ended the call").WithNext("%s", goesOn)
+	}
 }
 
 // confirm records that the driver took a sandbox over, unless its own report was faster or the sandbox is gone again.

@@ -101,14 +101,8 @@ func (s *Service) move(ctx context.Context, workspace, name string, to Course, b
 		defer cancel()
 		done <- s.carryOut(detached, id, to)
 	})
-	select {
-	case err := <-done:
-		if err != nil {
-			return nil, err
-		}
-	case <-ctx.Done():
-		return nil, fault.Wrap(context.Cause(ctx), fault.Canceled, "CALLER_GONE", "the caller ended the call").
-			WithNext("the gateway goes on with it; watch the sandbox")
+	if err := await(ctx, done, "the gateway goes on with it; watch the sandbox"); err != nil {
+		return nil, err
 	}
 	return s.ByID(id)
 }

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
-
-	"github.com/google/uuid"
 
 	"sallyport.dev/sallyport/internal/audit"
 	"sallyport.dev/sallyport/internal/authn"
 	"sallyport.dev/sallyport/internal/authz"
+	"sallyport.dev/sallyport/internal/callinfo"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/listener"
 	"sallyport.dev/sallyport/internal/principal"
@@ -45,7 +43,6 @@ const (
 const (
 	headerRequestID     = "X-Request-Id"
 	headerAuthorization = "Authorization"
-	maxRequestID        = 128
 )
 
 // how is by what a caller was let in.
@@ -91,7 +88,7 @@ type attempt struct {
 }
 
 func newAttempt(h *Handler, w http.ResponseWriter, r *http.Request, name service.Name) *attempt {
-	return &attempt{h: h, w: w, r: r, name: name, remote: remoteOf(r), requestID: requestIDOf(r.Header[headerRequestID])}
+	return &attempt{h: h, w: w, r: r, name: name, remote: callinfo.Remote(r), requestID: callinfo.RequestID(r.Header[headerRequestID])}
 }
 
 // serve answers one request to a service's host.
@@ -322,38 +319,4 @@ func certificateOf(r *http.Request) *x509.Certificate {
 		return nil
 	}
 	return r.TLS.VerifiedChains[0][0]
-}
-
-// textAddr is the address of a peer that is no TCP address.
-type textAddr string
-
-// Network implements net.Addr.
-func (textAddr) Network() string { return "other" }
-
-// String implements net.Addr.
-func (a textAddr) String() string { return string(a) }
-
-func remoteOf(r *http.Request) net.Addr {
-	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return net.TCPAddrFromAddrPort(a)
-	}
-	return textAddr(r.RemoteAddr)
-}
-
-// hostOf is an address without its port.
-func hostOf(a net.Addr) string {
-	host, _, err := net.SplitHostPort(a.String())
-	if err != nil {
-		return a.Network()
-	}
-	return host
-}
-
-// requestIDOf keeps a client's id if it is one, and else makes one.
-func requestIDOf(values []string) string {
-	if len(values) == 1 && values[0] != "" && len(values[0]) <= maxRequestID &&
-		strings.IndexFunc(values[0], func(r rune) bool { return r <= ' ' || r > '~' }) < 0 {
-		return values[0]
-	}
-	return uuid.NewString()
 }

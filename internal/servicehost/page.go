@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/callinfo"
 	"sallyport.dev/sallyport/internal/fault"
 )
 
@@ -143,7 +144,7 @@ func (a *attempt) write(status int, p page) {
 func (a *attempt) record(action, verdict, reason string, details map[string]string) {
 	r := audit.Record{
 		Time: a.h.cfg.Now(), Actor: a.caller.principal.Actor(), ActorKind: "anonymous", Action: action,
-		Verdict: verdict, Reason: reason, RequestID: a.requestID, Remote: hostOf(a.remote), Details: details,
+		Verdict: verdict, Reason: reason, RequestID: a.requestID, Remote: callinfo.Host(a.remote), Details: details,
 	}
 	if a.name.Sandbox != "" {
 		r.Target = a.name.String()

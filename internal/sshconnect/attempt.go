@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/callinfo"
 	"sallyport.dev/sallyport/internal/fault"
 	"sallyport.dev/sallyport/internal/relay/pipe"
 	"sallyport.dev/sallyport/internal/sshsession"
@@ -21,7 +19,6 @@ import (
 
 const (
 	headerRequestID = "X-Request-Id"
-	maxRequestID    = 128
 	// retryAfter is what a client is told that was refused because of a limit.
 	retryAfter = 10 * time.Second
 )
@@ -40,13 +37,13 @@ type attempt struct {
 }
 
 func newAttempt(h *Handler, w http.ResponseWriter, r *http.Request) *attempt {
-	a := &attempt{h: h, w: w, r: r, remote: remoteOf(r), requestID: requestIDOf(r.Header.Values(headerRequestID))}
+	a := &attempt{h: h, w: w, r: r, remote: callinfo.Remote(r), requestID: callinfo.RequestID(r.Header.Values(headerRequestID))}
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set(headerRequestID, a.requestID)
 	a.record = audit.Record{
 		Actor: "anonymous", ActorKind: "anonymous", Action: audit.ActionSessionOpen, RequestID: a.requestID,
-		Remote: hostOf(a.remote), Details: map[string]string{"via": Path},
+		Remote: callinfo.Host(a.remote), Details: map[string]string{"via": Path},
 	}
 	return a
 }
@@ -234,37 +231,4 @@ func (a *attempt) closed(o pipe.Outcome) {
 func (a *attempt) write(r audit.Record, verdict, reason string) {
 	r.Time, r.Verdict, r.Reason = a.h.cfg.Now(), verdict, reason
 	a.h.cfg.Audit.Record(r)
-}
-
-// requestIDOf keeps a client's id if it is one, and else makes one.
-func requestIDOf(values []string) string {
-	if len(values) == 1 && len(values[0]) <= maxRequestID && sane(values[0]) && !strings.Contains(values[0], " ") {
-		return values[0]
-	}
-	return uuid.NewString()
-}
-
-// textAddr is the address of a peer that is no TCP address.
-type textAddr string
-
-// Network implements net.Addr.
-func (textAddr) Network() string { return "other" }
-
-// String implements net.Addr.
-func (a textAddr) String() string { return string(a) }
-
-func remoteOf(r *http.Request) net.Addr {
-	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return net.TCPAddrFromAddrPort(a)
-	}
-	return textAddr(r.RemoteAddr)
-}
-
-// hostOf is an address without its port.
-func hostOf(a net.Addr) string {
-	host, _, err := net.SplitHostPort(a.String())
-	if err != nil {
-		return a.Network()
-	}
-	return host
 }

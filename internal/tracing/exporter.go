@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"sallyport.dev/sallyport/internal/pause"
 )
 
 const (
@@ -81,14 +83,14 @@ func (e *exporter) export(ctx context.Context, batch []*Span) (rejected int64, e
 	defer cancel()
 	ctx = metadata.NewOutgoingContext(ctx, e.headers)
 	request := e.c.request(e.resource, batch)
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	for delay := firstPause; ; delay = min(2*delay, lastPause) {
 		var answer []byte
 		if err = e.conn.Invoke(ctx, exportMethod, &request, &answer); err == nil {
 			rejected, err = rejectedIn(answer)
 			e.report(err)
 			return rejected, err
 		}
-		if !again(err) || !sleep(ctx, pause) {
+		if !again(err) || !pause.For(ctx, delay) {
 			e.report(err)
 			return 0, err
 		}
@@ -101,18 +103,6 @@ func again(err error) bool {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Aborted, codes.OutOfRange, codes.Unavailable, codes.DataLoss:
 		return true
 	default:
-		return false
-	}
-}
-
-// sleep waits; false when ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
 		return false
 	}
 }

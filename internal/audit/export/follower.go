@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sallyport.dev/sallyport/internal/audit"
+	"sallyport.dev/sallyport/internal/pause"
 	"sallyport.dev/sallyport/internal/privatefile"
 )
 
@@ -108,7 +109,7 @@ func (o *OTLP) Run(ctx context.Context) error {
 		o.after = 0
 		o.sent.Store(0)
 	}
-	pause := minPause
+	delay := minPause
 	for ctx.Err() == nil {
 		err := o.step(ctx)
 		if ctx.Err() != nil {
@@ -118,34 +119,22 @@ func (o *OTLP) Run(ctx context.Context) error {
 			if o.state.Swap(nil) != nil {
 				o.c.Logger.Info("audit records are sent again")
 			}
-			pause = minPause
+			delay = minPause
 			continue
 		}
 		if o.state.Swap(&err) == nil {
 			o.c.Logger.Warn("audit records cannot be sent; trying again", "error", err)
 		}
-		wait := pause/2 + rand.N(pause) //nolint:gosec // It spreads attempts; nobody gains by guessing it.
+		wait := delay/2 + rand.N(delay) //nolint:gosec // It spreads attempts; nobody gains by guessing it.
 		if e, ok := errors.AsType[*SendError](err); ok {
 			wait = max(wait, e.RetryAfter)
 		}
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			break
 		}
-		pause = min(2*pause, maxPause)
+		delay = min(2*delay, maxPause)
 	}
 	return nil
-}
-
-// sleep waits; false when ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // step sends the next records there are.
@@ -153,7 +142,7 @@ func (o *OTLP) step(ctx context.Context) error {
 	if err := o.c.Log.Wait(ctx, o.after); err != nil {
 		return err
 	}
-	if !sleep(ctx, linger) {
+	if !pause.For(ctx, linger) {
 		return nil
 	}
 	last := o.c.Log.Last()

@@ -320,7 +320,7 @@ func statement(row store.Row) (string, []any, error) {
 	default:
 		return "", nil, fmt.Errorf("unknown verb %d", row.Verb)
 	}
-	labels, err := encodeLabels(o.Labels)
+	labels, err := store.EncodeLabels(o.Labels)
 	if err != nil {
 		return "", nil, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"sallyport.dev/sallyport/internal/pause"
 	"sallyport.dev/sallyport/internal/store"
 )
 
@@ -30,7 +31,7 @@ func (d *DB) acquireLease(ctx context.Context) error {
 			_ = d.session.close() // It failed.
 			d.session = nil
 		}
-		if !pause(ctx, min(retryPause, time.Until(deadline))) {
+		if !pause.For(ctx, min(retryPause, time.Until(deadline))) {
 			return ctx.Err()
 		}
 	}
@@ -112,7 +113,7 @@ func (d *DB) lock(ctx context.Context, s *session, deadline time.Time) error {
 			told = true
 			d.opts.Logger.Warn("another process owns the database; waiting for it to end", "database", d.name, "owner", h.String(), "wait", d.opts.LeaseWait.String())
 		}
-		if !pause(ctx, min(retryPause, time.Until(deadline))) {
+		if !pause.For(ctx, min(retryPause, time.Until(deadline))) {
 			return ctx.Err()
 		}
 	}
@@ -214,7 +215,7 @@ func (d *DB) takeBack(ctx context.Context, s *session) error {
 		if err := d.evict(ctx, s); err != nil {
 			return err
 		}
-		if !pause(ctx, retryPause/4) {
+		if !pause.For(ctx, retryPause/4) {
 			return fmt.Errorf("another session holds the lock: %w", ctx.Err())
 		}
 	}
@@ -317,7 +318,7 @@ func (d *DB) current(ctx context.Context) (*session, error) {
 		}
 		attempt, cancel := context.WithTimeout(ctx, left)
 		err := d.resume(attempt)
-		more := err != nil && pause(attempt, retryPause)
+		more := err != nil && pause.For(attempt, retryPause)
 		cancel()
 		if err != nil && !more {
 			return nil, d.unavailable()
@@ -341,7 +342,7 @@ func (d *DB) keep(ctx context.Context) {
 		if !d.connected.Load() {
 			wait = min(wait, time.Second)
 		}
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return
 		}
 		select {

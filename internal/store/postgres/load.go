@@ -122,14 +122,3 @@ func (r *reader) labelSet(encoded []byte) (map[string]string, error) {
 	}
 	return l, nil
 }
-
-func encodeLabels(labels map[string]string) (string, error) {
-	if len(labels) == 0 {
-		return "{}", nil
-	}
-	b, err := json.Marshal(labels)
-	if err != nil {
-		return "", fmt.Errorf("encode labels: %w", err)
-	}
-	return string(b), nil
-}

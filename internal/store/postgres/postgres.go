@@ -246,15 +246,3 @@ func (d *DB) acquire(ctx context.Context) error {
 }
 
 func (d *DB) release() { d.turn <- struct{}{} }
-
-// pause waits between two attempts, and reports whether there is time for another one.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

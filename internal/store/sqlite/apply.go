@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -99,7 +98,7 @@ func (d *DB) applyRow(ctx context.Context, row store.Row) error {
 	default:
 		return fmt.Errorf("unknown verb %d", row.Verb)
 	}
-	labels, err := encodeLabels(o.Labels)
+	labels, err := store.EncodeLabels(o.Labels)
 	if err != nil {
 		return err
 	}
@@ -146,15 +145,4 @@ func isOwn(err error) bool {
 func hasCode(err error, code int) bool {
 	var se *driver.Error
 	return errors.As(err, &se) && se.Code()&0xff == code
-}
-
-func encodeLabels(labels map[string]string) (string, error) {
-	if len(labels) == 0 {
-		return "{}", nil
-	}
-	b, err := json.Marshal(labels)
-	if err != nil {
-		return "", fmt.Errorf("encode labels: %w", err)
-	}
-	return string(b), nil
 }

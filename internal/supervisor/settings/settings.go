@@ -19,6 +19,7 @@ import (
 
 	"sallyport.dev/sallyport/gen/v00/openshellpb"
 	"sallyport.dev/sallyport/gen/v00/sandboxpb"
+	"sallyport.dev/sallyport/internal/pause"
 )
 
 const (
@@ -95,7 +96,7 @@ func (f *Follower) Load(ctx context.Context) {
 			break
 		}
 		f.o.Log.Info("sandbox configuration not loaded yet", "error", err, "retry_in", delay)
-		if !sleep(ctx, delay) {
+		if !pause.For(ctx, delay) {
 			return
 		}
 		delay = min(2*delay, maxFirstDelay)
@@ -112,7 +113,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		if !f.envDue.IsZero() && f.envDue.Before(wake) {
 			wake = f.envDue
 		}
-		if !sleep(ctx, time.Until(wake)) {
+		if !pause.For(ctx, time.Until(wake)) {
 			return nil
 		}
 		if !time.Now().Before(next) {
@@ -135,17 +136,6 @@ func (f *Follower) logOnce(err error) {
 	if code := status.Code(err).String(); code != f.failedFor {
 		f.failedFor = code
 		f.o.Log.Warn("sandbox configuration cannot be read; the last one stays in force", "error", err)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(max(d, 0))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 
