@@ -127,7 +127,7 @@ func (a *app) execute(ctx context.Context, s *session, sb *openshellpb.Sandbox, 
 	}
 	req.Tty = wantTTY
 	if !inTTY {
-		whole := true
+		var whole bool
 		if req.Stdin, whole, err = readStdin(a.opts.Stdio.In); err != nil {
 			return err
 		}

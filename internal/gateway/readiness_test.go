@@ -3,8 +3,8 @@ package gateway_test
 import (
 	"encoding/json"
 	"net/http"
-	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -50,8 +50,9 @@ func TestReadinessFollowsTheIssuers(t *testing.T) {
 	}
 	await := func(want string) {
 		t.Helper()
+		deadline := time.Now().Add(30 * time.Second)
 		for s.checks(client)["oidc"] != want {
-			if t.Context().Err() != nil {
+			if time.Now().After(deadline) {
 				t.Fatalf("never %q: %v", want, s.checks(client))
 			}
 		}
@@ -66,7 +67,6 @@ func TestReadinessFollowsTheIssuers(t *testing.T) {
 	away := without
 	away.Issuers = []config.Issuer{s.cfg.Issuers[0]}
 	away.Issuers[0].Issuer = "http://127.0.0.1:1/realms/away"
-	away.Issuers[0].Audiences = slices.Clone(away.Issuers[0].Audiences)
 	if err := s.gateway.Apply(&without, &away); err != nil {
 		t.Fatal(err)
 	}

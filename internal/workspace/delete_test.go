@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"sallyport.dev/sallyport/internal/authz"
 	"sallyport.dev/sallyport/internal/fault"
@@ -69,13 +70,14 @@ func TestDeletionsAreFinishedAfterARestart(t *testing.T) {
 	if err := f.Check("w"); fault.From(err).Reason != workspace.ReasonLeaving {
 		t.Fatalf("after the restart: %v", err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	gone := f.store.Watch(f.store.Revision())
 	defer gone.Close()
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
 	for f.Check("w") == nil || fault.From(f.Check("w")).Reason == workspace.ReasonLeaving {
-		if _, err := gone.Next(t.Context()); err != nil {
+		if _, err := gone.Next(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
