@@ -8,12 +8,12 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"sallyport.dev/sallyport/internal/callinfo"
 	"sallyport.dev/sallyport/internal/door"
 	"sallyport.dev/sallyport/internal/driver"
 	"sallyport.dev/sallyport/internal/store"
@@ -174,18 +174,18 @@ func (g *Gateway) startCall(ctx context.Context, method string) (context.Context
 	if span == nil {
 		return ctx, nil
 	}
-	// The door keeps an id that is there, or replaces one that is none.
-	if ids := metadata.ValueFromIncomingContext(ctx, headerRequestID); len(ids) == 1 {
-		span.Text("sallyport.request_id", ids[0])
+	// The door would make one that the span does not know.
+	ids := metadata.ValueFromIncomingContext(ctx, headerRequestID)
+	id := callinfo.RequestID(ids)
+	span.Text("sallyport.request_id", id)
+	if len(ids) == 1 && ids[0] == id {
 		return ctx, span
 	}
 	in, _ := metadata.FromIncomingContext(ctx)
 	if in == nil {
 		in = metadata.MD{}
 	}
-	id := uuid.NewString()
 	in.Set(headerRequestID, id)
-	span.Text("sallyport.request_id", id)
 	return metadata.NewIncomingContext(ctx, in), span
 }
 

@@ -146,13 +146,14 @@ func TestATraceSpansTheDriverSocket(t *testing.T) {
 	}
 	// A refusal that is the caller's fault is no error of the gateway.
 	const third = "00000000000000000000000000000002"
-	ctx = metadata.AppendToOutgoingContext(s.user(), "traceparent", "00-"+third+"-b7ad6b7169203331-01")
-	if _, err := s.client.GetSandbox(ctx, &openshellpb.GetSandboxRequest{Name: "none"}); status.Code(err) != codes.NotFound {
+	ctx = metadata.AppendToOutgoingContext(s.user(), "traceparent", "00-"+third+"-b7ad6b7169203331-01", "x-request-id", "no id")
+	var trailer metadata.MD
+	if _, err := s.client.GetSandbox(ctx, &openshellpb.GetSandboxRequest{Name: "none"}, grpc.Trailer(&trailer)); status.Code(err) != codes.NotFound {
 		t.Fatal(err)
 	}
 	missing := c.await(t, third, "openshell.v1.OpenShell/GetSandbox")["openshell.v1.OpenShell/GetSandbox"]
-	if number(missing, "rpc.grpc.status_code") != 5 || missing.Status.GetCode() != tracepb.Status_STATUS_CODE_UNSET || text(missing, "sallyport.request_id") == "" {
-		t.Errorf("the refusal: %v", missing)
+	if number(missing, "rpc.grpc.status_code") != 5 || missing.Status.GetCode() != tracepb.Status_STATUS_CODE_UNSET || !slices.Equal(trailer["x-request-id"], []string{text(missing, "sallyport.request_id")}) || trailer["x-request-id"][0] == "no id" {
+		t.Errorf("the refusal: %v, answered as %v", missing, trailer)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
